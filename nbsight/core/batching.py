@@ -1,0 +1,159 @@
+"""Rows of a batch: what one invoke sees of a value, and how its edits get back.
+
+Several invokes share one forward. Each owns rows `[start, start + size)` of the first dimension
+of every tensor whose first dimension is the whole batch. When prompts of different lengths were
+padded, an invoke also sees only its own positions, so position 0 is its first token and -1 its
+last whatever the others needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nbsight.errors import EditError
+
+__all__ = ["Rows", "map_tensors", "splice"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The part of a batch that belongs to one invoke.
+
+    Args:
+        start: First row.
+        size: Number of rows.
+        total: Rows in the whole batch.
+        left_pad: Padding positions before the first token.
+        length: The prompt's own length; None when the batch is not padded.
+        padded: The length that all prompts were padded to.
+    """
+
+    start: int
+    size: int
+    total: int
+    left_pad: int = 0
+    length: int | None = None
+    padded: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is every row and every position."""
+        return self.size == self.total and self.length is None
+
+    def index(self, shape: torch.Size | tuple[int, ...]) -> tuple[slice, ...] | None:
+        """The index that selects these rows (and positions) of a tensor, or None for all of it."""
+        if not shape or shape[0] != self.total:
+            return None
+        index = [slice(self.start, self.start + self.size)]
+        if self.length is not None:
+            own = slice(self.left_pad, self.left_pad + self.length)
+            index += [own if size == self.padded else slice(None) for size in shape[1:]]
+        return tuple(index)
+
+    def narrow(self, value: Any) -> Any:
+        """The invoke's part of a value: views of its tensors, the same containers around them."""
+        if self.is_whole:
+            return value
+        return map_tensors(value, self._narrow_tensor)
+
+    def _narrow_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        index = self.index(tensor.shape)
+        return tensor if index is None else tensor[index]
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Apply `change` to every tensor in nested tuples, lists, dicts and model outputs.
+
+    The same object comes back when nothing in it changed; other types are left as they are.
+    """
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        changed = {key: map_tensors(item, change) for key, item in value.items()}
+        if all(changed[key] is value[key] for key in changed):
+            return value
+        if type(value) is dict:
+            return changed
+        try:
+            return type(value)(**changed)
+        except TypeError:  # a mapping whose constructor does not take its keys as keywords
+            return changed
+    if isinstance(value, (tuple, list)):
+        items = [map_tensors(item, change) for item in value]
+        if all(new is old for new, old in zip(items, value)):
+            return value
+        if hasattr(value, "_fields"):  # a named tuple
+            return type(value)(*items)
+        return type(value)(items)
+    return value
+
+
+def splice(full: Any, parts: list[tuple[Rows, Any]]) -> Any:
+    """Put invokes' values back into their rows, out of place.
+
+    Args:
+        full: The value for the whole batch; in-place edits of rows have already landed in it.
+        parts: The rows of each invoke that assigned a value, and that value.
+
+    Raises:
+        EditError: a value does not have the shape of its rows.
+    """
+    for rows, part in parts:
+        if rows.is_whole:
+            full = part
+    return _merge(full, [(rows, part) for rows, part in parts if not rows.is_whole])
+
+
+def _merge(full: Any, parts: list[tuple[Rows, Any]]) -> Any:
+    if not parts:
+        return full
+    if isinstance(full, torch.Tensor):
+        return _merge_tensors(full, parts)
+    if isinstance(full, dict):
+        merged = {
+            key: _merge(item, [(rows, part[key]) for rows, part in parts if key in part])
+            for key, item in full.items()
+        }
+        return merged if type(full) is dict else type(full)(**merged)
+    if isinstance(full, (tuple, list)):
+        for _, part in parts:
+            if not isinstance(part, (tuple, list)) or len(part) != len(full):
+                raise EditError(
+                    f"the module returned {len(full)} values and this invoke wrote "
+                    f"{type(part).__name__}; write as many values as the module returns"
+                )
+        items = [
+            _merge(item, [(rows, part[place]) for rows, part in parts])
+            for place, item in enumerate(full)
+        ]
+        return type(full)(*items) if hasattr(full, "_fields") else type(full)(items)
+    return full
+
+
+def _merge_tensors(full: torch.Tensor, parts: list[tuple[Rows, Any]]) -> torch.Tensor:
+    merged = None
+    for rows, part in parts:
+        if not isinstance(part, torch.Tensor):
+            raise EditError(
+                f"a tensor of shape {tuple(full.shape)} was replaced by {type(part).__name__}; "
+                "write a tensor"
+            )
+        index = rows.index(full.shape)
+        if index is None:
+            merged = part
+            continue
+        wanted = full[index].shape
+        if part.shape != wanted:
+            raise EditError(
+                f"this invoke's rows have shape {tuple(wanted)}, the value written to them has "
+                f"shape {tuple(part.shape)}; the invokes share one batch, so they must agree"
+            )
+        if merged is None:
+            # Out of place: autograd may need the old values, and other views must not change.
+            merged = full.clone()
+        merged[index] = part.to(full)
+    return full if merged is None else merged

@@ -1,0 +1,238 @@
+"""MAGIC: find a `with` body, leave it without running it, and run it later.
+
+What: `block_at(frame)` returns the body of the `with` statement that `frame` is entering as
+compiled code; `skip_body(frame)` makes that frame jump over the body.
+
+Why: a body has to wait where it cannot run yet: `tracer.invoke(...)` blocks wait until the whole
+batch is known, edits are replayed in later runs, remote blocks are sent elsewhere. A plain trace
+does none of this.
+
+How: the text comes from `linecache` (or a finder that the notebook registers), sliced to the block
+before it is parsed: parsing a whole file can take a tenth of a second. It is compiled with the
+user's file name and line numbers, so tracebacks and breakpoints point at the user's lines. The
+body is left by an exception that a trace function raises at the first instruction of the body and
+that `__exit__` swallows; the trace function that was there before is put back at once.
+
+What breaks it: no text (stdin, exec: the caller gets None and must do without), a file changed
+since it was imported, a body with `return`, `yield` or `await` (a CaptureError says so).
+
+Tested in `tests/core/test_capture.py`, on every Python we support.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import linecache
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+from nbsight.errors import CaptureError
+
+__all__ = ["Block", "BodySkipped", "block_at", "finders", "skip_body"]
+
+#: Functions (frame) -> lines | None, asked in turn when `linecache` has no text for a frame.
+finders: list[Callable[[FrameType], "list[str] | None"]] = []
+
+_FUTURE_FLAGS = 0
+for _name in __import__("__future__").all_feature_names:
+    _FUTURE_FLAGS |= getattr(__import__("__future__"), _name).compiler_flag
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A body that was captured.
+
+    Args:
+        code: Compiled with the user's file name and line numbers.
+        source: The body's text, dedented.
+        line: First line of the `with` statement.
+        target: The name after `as`, if it is a plain name.
+        stores: Names that the body binds.
+        loads: Names that the body reads, also inside nested functions.
+    """
+
+    code: CodeType
+    source: str
+    filename: str
+    line: int
+    target: str | None
+    stores: frozenset[str]
+    loads: frozenset[str]
+
+
+class BodySkipped(BaseException):
+    """Raised inside a captured body in the body's stead; never seen outside this package."""
+
+
+# Blocks by code object, by identity: equal code objects can stand in different cells.
+_known: dict[int, tuple[weakref.ref[CodeType], dict[int, Block]]] = {}
+
+
+def block_at(frame: FrameType) -> Block | None:
+    """The body of the `with` statement that `frame` is entering now; None when there is no text.
+
+    Raises:
+        CaptureError: the body holds something that cannot wait.
+    """
+    code, place = frame.f_code, frame.f_lasti
+    entry = _known.get(id(code))
+    if entry is not None and entry[0]() is code and place in entry[1]:
+        return entry[1][place]
+    block = _find(frame)
+    if block is None:
+        return None
+    if entry is None or entry[0]() is not code:
+        key = id(code)
+        entry = (weakref.ref(code, lambda _: _known.pop(key, None)), {})
+        _known[key] = entry
+    entry[1][place] = block
+    return block
+
+
+def _find(frame: FrameType) -> Block | None:
+    filename = frame.f_code.co_filename
+    lines: list[str] | None = linecache.getlines(filename, frame.f_globals)
+    for finder in finders if not lines else ():
+        lines = finder(frame)
+        if lines:
+            break
+    if not lines or frame.f_lineno > len(lines):
+        return None
+    node = _with_node(lines, frame)
+    if node is None:
+        return None
+    return _compile(node, lines, frame)
+
+
+def _with_node(lines: list[str], frame: FrameType) -> ast.With | None:
+    line = frame.f_lineno
+    for text, shift in (_slice(lines, line), ("".join(lines), 0)):
+        if text is None:
+            continue
+        try:
+            tree = ast.parse(text)
+        except SyntaxError:
+            continue
+        ast.increment_lineno(tree, shift)
+        found = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.With) and _enters_at(node, frame)
+        ]
+        if found:
+            # The innermost: a one-line outer block may begin on the same line.
+            return max(found, key=lambda node: (node.lineno, node.col_offset))
+    return None
+
+
+def _slice(lines: list[str], line: int) -> tuple[str | None, int]:
+    """The text of the block around `line` and how far its line numbers are off."""
+    start = line - 1
+    while start >= 0 and not lines[start].lstrip().startswith("with"):
+        start -= 1
+        if line - start > 40:
+            return None, 0
+    if start < 0:
+        return None, 0
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    end = line
+    while end < len(lines):
+        stripped = lines[end].strip()
+        deeper = len(lines[end]) - len(lines[end].lstrip()) > indent
+        if stripped and not deeper and not stripped.startswith(("#", ")", "]", "}")):
+            break
+        end += 1
+    body = lines[start:end]
+    if not indent:
+        return "".join(body), start
+    return "if 1:\n" + "".join(body), start - 1
+
+
+def _enters_at(node: ast.With, frame: FrameType) -> bool:
+    end = max(item.context_expr.end_lineno or 0 for item in node.items)
+    if not node.lineno <= frame.f_lineno <= end:
+        return False
+    position = _position(frame)
+    if position is None:
+        return True
+    # Up to 3.12 the instruction carries the place of the statement, later that of the expression.
+    places: list[ast.stmt | ast.expr] = [node, *(item.context_expr for item in node.items)]
+    return any((place.lineno, place.col_offset) == position for place in places)
+
+
+def _position(frame: FrameType) -> tuple[int, int] | None:
+    """Line and column of the expression the frame is entering (from Python 3.11)."""
+    if sys.version_info < (3, 11):
+        return None
+    for place, position in enumerate(frame.f_code.co_positions()):
+        if place * 2 == frame.f_lasti:
+            line, _, column, _ = position
+            return None if line is None or column is None else (line, column)
+    return None
+
+
+def _compile(node: ast.With, lines: list[str], frame: FrameType) -> Block:
+    filename = frame.f_code.co_filename
+    module = ast.Module(body=node.body, type_ignores=[])
+    flags = frame.f_code.co_flags & _FUTURE_FLAGS
+    try:
+        code = compile(module, filename, "exec", flags=flags, dont_inherit=True)
+    except SyntaxError as error:
+        raise CaptureError(
+            f"line {error.lineno}: {error.msg}. This block is kept and run later, so it cannot "
+            "hold `return`, `yield`, `await`, or `break` and `continue` of a loop around it; "
+            "move that statement out of the block."
+        ) from None
+    target = node.items[-1].optional_vars
+    stores, loads = _names(code)
+    return Block(
+        code=code,
+        source="\n".join(ast.unparse(statement) for statement in node.body),
+        filename=filename,
+        line=node.lineno,
+        target=target.id if isinstance(target, ast.Name) else None,
+        stores=frozenset(stores),
+        loads=frozenset(loads),
+    )
+
+
+def _names(code: CodeType, nested: bool = False) -> tuple[set[str], set[str]]:
+    stores: set[str] = set()
+    loads: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("STORE_NAME", "STORE_GLOBAL", "DELETE_NAME"):
+            if not nested or step.opname == "STORE_GLOBAL":
+                stores.add(step.argval)
+        elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"):
+            loads.add(step.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            more_stores, more_loads = _names(constant, nested=True)
+            stores |= more_stores
+            loads |= more_loads
+    return stores, loads
+
+
+def skip_body(frame: FrameType) -> Callable[[], None]:
+    """Make `frame` leave the `with` body it is entering; returns what undoes the preparation.
+
+    Call the undo in `__exit__`, which must swallow `BodySkipped`.
+    """
+    outer, local, opcodes = sys.gettrace(), frame.f_trace, frame.f_trace_opcodes
+
+    def undo() -> None:
+        frame.f_trace, frame.f_trace_opcodes = local, opcodes
+        sys.settrace(outer)
+
+    def leave(current: FrameType, event: str, argument: Any) -> Any:
+        undo()
+        raise BodySkipped
+
+    sys.settrace(lambda *_: None)
+    frame.f_trace, frame.f_trace_opcodes = leave, True
+    return undo

@@ -1,0 +1,112 @@
+"""MAGIC: `.save()` on tensors, and `nbsight.save(x)` for anything.
+
+What: marks a value that is meant to outlive its trace. In a plain trace every name survives
+anyway; the mark matters where a block runs elsewhere (only saved values travel back), and it lets
+nbsight notice when a saved tensor is changed in place afterwards.
+
+Why on the class: nnsight code says `x.save()` everywhere. `torch.Tensor.save` is the one thing
+that nbsight adds to torch, and nothing is added to `object`.
+
+What breaks it: another package that puts its own `save` on `torch.Tensor`; then ours stays away
+and `nbsight.save(x)` does the same.
+
+Tested in `tests/core/test_saving.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from nbsight.core.context import current_tracer
+from nbsight.errors import OutsideTraceError
+
+__all__ = ["Saved", "find_saved", "is_saved", "save"]
+
+T = TypeVar("T")
+
+
+class Saved:
+    """What is known of a saved tensor: where it was saved and what it looked like then."""
+
+    __slots__ = ("line", "origin", "path", "reference", "tokens", "version")
+
+    def __init__(self, tensor: torch.Tensor, line: tuple[str, int]) -> None:
+        self.reference = weakref.ref(tensor)
+        self.line = line
+        self.version = None if tensor.is_inference() else tensor._version
+        self.path: str | None = None
+        self.tokens: list[str] | None = None
+
+
+# By id: tensors compare elementwise, so they cannot be keys. Entries leave with their tensor.
+_saved: dict[int, Saved] = {}
+
+
+def find_saved(value: Any) -> Saved | None:
+    """The record of a saved tensor, if this very object was saved."""
+    record = _saved.get(id(value))
+    return record if record is not None and record.reference() is value else None
+
+
+def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Keep this value after the trace.
+
+    Returns:
+        The tensor itself. It is not copied: an edit in place after this line shows in it.
+
+    Raises:
+        OutsideTraceError: no trace is running.
+    """
+    return _mark(tensor, sys._getframe(1))
+
+
+def save(value: T) -> T:
+    """Keep any value after the trace: a tensor, a container of tensors, a number.
+
+    Args:
+        value: What to keep. Containers are kept with everything in them.
+
+    Returns:
+        The same object.
+
+    Raises:
+        OutsideTraceError: no trace is running.
+    """
+    return _mark(value, sys._getframe(1))
+
+
+def _mark(value: Any, frame: Any) -> Any:
+    tracer = current_tracer()
+    if tracer is None:
+        raise OutsideTraceError(
+            "`save()` was called where no trace is running. A value is saved inside the block "
+            "that makes it: `with model.trace(prompt): h = model.layer.output.save()`. Outside, "
+            "the value is already yours."
+        )
+    if isinstance(value, torch.Tensor):
+        key = id(value)
+        record = Saved(value, (frame.f_code.co_filename, frame.f_lineno))
+        record.reference = weakref.ref(value, lambda _: _saved.pop(key, None))
+        _saved[key] = record
+        tracer.note_saved(value, record)
+    else:
+        tracer.note_saved(value, None)
+    return value
+
+
+def is_saved(value: Any) -> bool:
+    """Whether this very tensor carries a save mark."""
+    return find_saved(value) is not None
+
+
+def _mount(method: Callable[..., Any]) -> None:
+    if not hasattr(torch.Tensor, "save"):
+        torch.Tensor.save = method  # type: ignore[attr-defined]
+
+
+_mount(_save_tensor)

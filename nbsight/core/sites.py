@@ -1,0 +1,123 @@
+"""Sites: the places where a run can stop, and what is done to the values there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nbsight.core.batching import map_tensors, splice
+
+if TYPE_CHECKING:
+    from nbsight.core.run import Participant
+
+__all__ = ["Edit", "Line", "Site", "describe"]
+
+#: A place in the user's code: file name and line number.
+Line = tuple[str, int]
+
+_NOTHING: Any = object()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of a value, kept to explain what came of it."""
+
+    path: str
+    kind: str
+    line: Line | None
+    before: str
+    after: str
+
+
+def describe(value: Any) -> str:
+    """One short phrase: dtype and shape of a tensor, the make-up of a container."""
+    if isinstance(value, torch.Tensor):
+        name = str(value.dtype).removeprefix("torch.")
+        return f"{name} {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of " + ", ".join(describe(item) for item in value[:4])
+    if isinstance(value, dict):
+        return f"{type(value).__name__} with {', '.join(map(str, list(value)[:6]))}"
+    return type(value).__name__
+
+
+class Site:
+    """A value in flight: one module's input or output in one call.
+
+    `value` is what the model goes on with. Participants are shown their rows of it; what they
+    assign is kept apart and put together when the run leaves the site.
+    """
+
+    __slots__ = (
+        "assigned", "kind", "line", "module", "shown", "skip", "tensors", "value", "views", "visit",
+    )  # fmt: skip
+
+    def __init__(self, module: nn.Module, kind: str, visit: int, value: Any) -> None:
+        self.module = module
+        self.kind = kind
+        self.visit = visit
+        self.value = value
+        self.skip: Any = _NOTHING
+        self.line: Line | None = None
+        self.views: dict[Participant, Any] = {}
+        self.shown: dict[Participant, Any] = {}
+        self.assigned: dict[Participant, Any] = {}
+        self.tensors: list[tuple[torch.Tensor, int]] = []
+        map_tensors(value, self._remember)
+
+    def _remember(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_inference():  # those do not count their versions
+            self.tensors.append((tensor, tensor._version))
+        return tensor
+
+    @property
+    def key(self) -> tuple[nn.Module, str]:
+        """What participants wait for."""
+        return (self.module, self.kind)
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the module's call is to be replaced by `skip`."""
+        return self.skip is not _NOTHING
+
+    def view(self, participant: Participant) -> Any:
+        """This participant's rows of the value; the same object each time it asks."""
+        if participant in self.views:
+            return self.views[participant]
+        rows = participant.rows
+        if self.assigned and (rows is None or rows.is_whole):
+            self.settle()
+        view = self.value if rows is None else rows.narrow(self.value)
+        self.views[participant] = view
+        return view
+
+    def assign(self, participant: Participant, value: Any, shown: Any) -> None:
+        """Let the model go on with `value` in this participant's rows."""
+        self.views[participant] = value
+        self.shown[participant] = shown
+        if participant.rows is None or participant.rows.is_whole:
+            # Later readers of this site see it at once; earlier rows are overruled.
+            self.value = value
+            self.assigned = {}
+            self.views = {participant: value}
+            self.shown = {participant: shown}
+        else:
+            self.assigned[participant] = value
+
+    def touched(self) -> bool:
+        """Whether a tensor of the value was changed in place since the run stopped here."""
+        return any(tensor._version != version for tensor, version in self.tensors)
+
+    def settle(self) -> None:
+        """Put the participants' values together; the run is about to go on."""
+        if self.assigned:
+            parts = [
+                (participant.rows, value)
+                for participant, value in self.assigned.items()
+                if participant.rows is not None
+            ]
+            self.value = splice(self.value, parts)
+            self.assigned = {}

@@ -1,0 +1,99 @@
+"""Torch's thread-local switches, kept apart for the two sides of a run.
+
+Grad mode, inference mode, autocast, the default dtype and the mode stacks belong to the thread,
+not to the greenlet: without care a `with torch.no_grad():` in the user's block would also act on
+the model's layers, and `generate`'s own `no_grad` would act on the block. Each side takes a
+snapshot when it is left and gets it back when it is entered.
+
+A snapshot is the tuple (grad mode, inference mode, default dtype, autocast, function modes,
+dispatch modes). It is taken twice per switch, so the common case is six C calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled, set_grad_enabled
+from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils import _python_dispatch
+
+__all__ = ["SideState", "snapshot", "switch_to", "with_grad"]
+
+SideState = tuple[bool, bool, torch.dtype, Any, tuple[Any, ...], tuple[Any, ...]]
+
+_any_autocast = torch._C._is_any_autocast_enabled
+_function_depth = torch._C._len_torch_function_stack
+_dispatch_depth = torch._C._len_torch_dispatch_stack
+
+
+def snapshot() -> SideState:
+    """What this thread's switches are now."""
+    return (
+        is_grad_enabled(),
+        is_inference_mode_enabled(),
+        get_default_dtype(),
+        _autocast() if _any_autocast() else None,
+        tuple(_get_current_function_mode_stack()) if _function_depth() else (),
+        tuple(_python_dispatch._get_current_dispatch_mode_stack()) if _dispatch_depth() else (),
+    )
+
+
+def with_grad(state: SideState, grad: bool) -> SideState:
+    """The same switches with grad mode on or off."""
+    return (grad, *state[1:])
+
+
+def switch_to(target: SideState, now: SideState, guards: list[Any]) -> None:
+    """Make the thread's switches `target`; `now` is the snapshot just taken.
+
+    Args:
+        guards: A list that belongs to the run. Inference mode is only changed by a guard that
+            lives as long as the change, so one may be left in it until the next switch.
+    """
+    if guards:
+        guards.clear()
+        now = snapshot()
+    if target == now:
+        return
+    if target[1] != now[1]:
+        guards.append(torch._C._InferenceMode(target[1]))
+    set_grad_enabled(target[0])
+    if target[2] != now[2]:
+        torch.set_default_dtype(target[2])
+    if target[3] != now[3]:
+        _set_autocast(target[3])
+    if target[4] != now[4]:
+        for _ in range(_function_depth()):
+            _pop_mode()
+        for mode in target[4]:
+            _push_mode(mode)
+    if target[5] != now[5]:
+        for _ in range(_dispatch_depth()):
+            _python_dispatch._pop_mode()
+        for mode in target[5]:
+            _python_dispatch._push_mode(mode)
+
+
+def _devices() -> tuple[str, ...]:
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def _autocast() -> tuple[Any, ...]:
+    kinds = tuple(
+        (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        for device in _devices()
+    )
+    return (torch.is_autocast_cache_enabled(), kinds)
+
+
+def _set_autocast(state: tuple[Any, ...] | None) -> None:
+    if state is None:
+        for device in _devices():
+            torch.set_autocast_enabled(device, False)
+        return
+    cache, kinds = state
+    torch.set_autocast_cache_enabled(cache)
+    for device, enabled, dtype in kinds:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, dtype)

@@ -1,0 +1,208 @@
+"""Workers: captured bodies that act in a run while the model stands where they asked.
+
+Each body runs in a greenlet of its own. Whenever it asks for something that is not there yet it
+switches back to the crew, which resumes it when the model stands at the right place, when an
+earlier body has bound the name it waits for, or when the run has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from nbsight.core.batching import Rows
+from nbsight.core.greenlets import Carrier, borrow, give_back
+from nbsight.core.run import Key, Participant, Run
+from nbsight.core.scope import Names
+from nbsight.core.torch_state import SideState, snapshot, switch_to
+from nbsight.errors import CaptureError
+
+if TYPE_CHECKING:
+    from nbsight.core.capture import Block
+
+__all__ = ["Crew", "Worker"]
+
+
+def _always() -> bool:
+    return True
+
+
+class Worker(Participant):
+    """One captured body.
+
+    Args:
+        block: The body.
+        names: Its namespace.
+        rows: The rows of the batch that belong to it; None for all.
+    """
+
+    def __init__(self, block: Block, names: Names, rows: Rows | None) -> None:
+        super().__init__(rows)
+        self.block = block
+        self.names = names
+        self.done = False
+        self.stopped = False
+        self.error: BaseException | None = None
+        self.ready: Callable[[], bool] = _always
+        self.awaited: str | None = None
+        self.got_from: tuple[str, Worker] | None = None
+        self._carrier: Carrier | None = None
+        self._hub: greenlet | None = None
+        self._state: SideState | None = None
+        self._guards: list[Any] = []
+
+    # -- called from the body ------------------------------------------------------------------
+
+    def wait(self, run: Run, key: Key) -> None:
+        """Give way until the run stands at `key` or has ended."""
+        while not run.stands_at(key, self) and not run.ended:
+            self._give_way(lambda: run.ended or run.stands_at(key, self))
+
+    def wait_for_pass(self, run: Run, number: int) -> None:
+        """Give way until the root's call `number` has begun or the run has ended."""
+        while run.passes <= number and not run.ended:
+            self._give_way(lambda: run.ended or run.passes > number)
+
+    def wait_for_name(self, name: str, binder: Worker) -> None:
+        """Give way until `binder` has bound `name` or is done."""
+        self.awaited = name
+        while name not in binder.names and not binder.done:
+            self._give_way(lambda: binder.done or name in binder.names)
+        self.awaited = None
+        self.got_from = (name, binder)
+
+    def _give_way(self, ready: Callable[[], bool]) -> None:
+        self.ready = ready
+        assert self._hub is not None
+        self._hub.switch()
+
+    # -- called by the crew --------------------------------------------------------------------
+
+    def step(self, thrown: BaseException | None = None) -> None:
+        """Let the body act until it waits again or is done."""
+        if self._carrier is None:
+            if thrown is not None:
+                self.done = True
+                return
+            self._carrier = borrow(self._task)
+            self._carrier.worker = self
+            self._state = snapshot()
+        self._hub = getcurrent()
+        mine = snapshot()
+        assert self._state is not None
+        switch_to(self._state, mine, self._guards)
+        try:
+            if thrown is None:
+                self._carrier.switch()
+            else:
+                self._carrier.throw(thrown)
+        finally:
+            self._state = snapshot()
+            switch_to(mine, self._state, self._guards)
+        if self.done:
+            give_back(self._carrier)
+            self._carrier = self._hub = None
+
+    def _task(self) -> greenlet:
+        try:
+            exec(self.block.code, self.names, self.names)
+        except GreenletExit:
+            self.stopped = True
+        except BaseException as error:  # the crew raises it where the user is
+            self.error = error
+        self.done = True
+        assert self._hub is not None
+        return self._hub
+
+    def bound(self) -> dict[str, Any]:
+        """The names the body has bound so far."""
+        return {name: self.names[name] for name in self.block.stores if name in self.names}
+
+
+class Crew:
+    """The workers of one run, in the order in which their blocks were written."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.workers: list[Worker] = []
+        run.serve = self.serve
+
+    def add(self, worker: Worker) -> None:
+        """Add the next worker and connect its namespace to the others'."""
+        place = len(self.workers)
+        self.workers.append(worker)
+        if worker.names.sibling is None:
+            worker.names.sibling = lambda name, known: self._ask(place, name, known)
+
+    def _ask(self, place: int, name: str, known: bool) -> Any:
+        """What another worker binds `name` to; waits for it.
+
+        Earlier workers come first, the nearest before all, as in code that runs in order. A later
+        worker is only asked for a name that nothing else knows (two invokes may exchange values).
+        """
+        asker = self.workers[place]
+        nearest_first = self.workers[:place][::-1]
+        later = [] if known else self.workers[place + 1 :]
+        for binder in (*nearest_first, *later):
+            if name in binder.block.stores:
+                asker.wait_for_name(name, binder)
+                if name in binder.names:
+                    return binder.names[name]
+        return Names.ABSENT
+
+    def serve(self) -> None:
+        """Let every worker act that can, until none can."""
+        moved = True
+        while moved:
+            moved = False
+            for worker in self.workers:
+                if not worker.done and worker.ready():
+                    worker.step()
+                    moved = True
+                    if worker.error is not None:
+                        raise worker.error
+                    if worker.stopped:
+                        return
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every body has run to its end."""
+        return all(worker.done for worker in self.workers)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a body asked the whole run to stop."""
+        return any(worker.stopped for worker in self.workers)
+
+    def work(self, *, finish: bool) -> None:
+        """Run everything: the bodies, and the model as far as they need it (or to its end)."""
+        run = self.run
+        self.serve()
+        while not run.ended and not self.was_stopped and (run.wanted or finish):
+            run.advance()
+        if self.was_stopped:
+            return
+        run.close()
+        self.serve()
+        stuck = [worker for worker in self.workers if not worker.done]
+        if stuck:
+            raise CaptureError(_stuck(stuck))
+
+    def close(self) -> None:
+        """Unwind the bodies that have not ended."""
+        for worker in self.workers:
+            if not worker.done:
+                worker.step(GreenletExit())
+                worker.done = True
+
+
+def _stuck(workers: list[Worker]) -> str:
+    waits = "; ".join(
+        f"the block on line {worker.block.line} waits for `{worker.awaited}`" for worker in workers
+    )
+    return (
+        f"these blocks wait for each other: {waits}. Bind each name in one block, at a layer that "
+        "comes before the layer where the other block uses it, or use two traces."
+    )
