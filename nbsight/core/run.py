@@ -43,6 +43,10 @@ class Participant:
         self.rows = rows
         #: The site that an `iter` loop has used up: the next request wants a later one.
         self.spent: Site | None = None
+        #: The step of a generation to which requests are bound; None binds them to what comes.
+        self.step: int | None = None
+        #: The last place that was reached and the line that asked, for messages.
+        self.last: tuple[str, Line] | None = None
 
     def wait(self, run: Run, key: Key) -> None:
         """Return when the run stands at `key` or has ended; the in-place block drives the run."""
@@ -53,6 +57,10 @@ class Participant:
         """Return when the root's call `number` has begun or the run has ended."""
         while run.passes <= number and not run.ended:
             run.advance()
+
+    def wait_for_end(self, run: Run) -> None:
+        """Return when the run has ended."""
+        run.finish()
 
 
 class Run:
@@ -77,9 +85,14 @@ class Run:
         self.root = root
         self.grad = grad
         self.name = name
+        #: Turns an error of the model's into the one that the user sees.
+        self.explain: Callable[[BaseException], BaseException] = lambda error: error
+        #: The arguments with which the same forward can be run once more, if it can.
+        self.repeat: tuple[Any, Any] | None = None
         self.site: Site | None = None
         self.passes = 0
         self.ended = False
+        self.must_finish = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.edits: list[Edit] = []
@@ -157,11 +170,11 @@ class Run:
 
     def unwant(self, key: Key) -> None:
         """Take one `want` back."""
-        left = self.wanted[key] - 1
+        left = self.wanted.get(key, 1) - 1
         if left:
             self.wanted[key] = left
         else:
-            del self.wanted[key]
+            self.wanted.pop(key, None)
 
     def stands_at(self, key: Key, participant: Participant) -> bool:
         """Whether the run stands at `key`, on a visit that the participant has not used up."""
@@ -184,7 +197,8 @@ class Run:
         self._switch()
         if self.error is not None:
             error, self.error = self.error, None
-            raise error
+            explained = self.explain(error)
+            raise explained from (None if explained is not error else error.__cause__)
 
     def leave_site(self) -> None:
         """Settle what was done at the present site: the model is about to go on from there."""

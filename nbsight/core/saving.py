@@ -16,6 +16,7 @@ Tested in `tests/core/test_saving.py`.
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,9 +24,9 @@ from typing import Any, TypeVar
 import torch
 
 from nbsight.core.context import current_tracer
-from nbsight.errors import OutsideTraceError
+from nbsight.errors import NbsightWarning, OutsideTraceError
 
-__all__ = ["Saved", "find_saved", "is_saved", "save"]
+__all__ = ["Saved", "find_saved", "is_saved", "save", "warn_of_changes"]
 
 T = TypeVar("T")
 
@@ -97,6 +98,21 @@ def _mark(value: Any, frame: Any) -> Any:
     else:
         tracer.note_saved(value, None)
     return value
+
+
+def warn_of_changes(saved: list[tuple[Any, Saved | None]]) -> None:
+    """Say it when a saved tensor was changed in place between its `save()` and now."""
+    for value, record in saved:
+        if record is None or record.version is None or value._version == record.version:
+            continue
+        warnings.warn_explicit(
+            f"the value saved on line {record.line[1]}"
+            + (f" from `{record.path}`" if record.path else "")
+            + " was changed in place later in the trace, so it shows the changed numbers; write "
+            "`.clone().save()` to keep what was there before",
+            NbsightWarning,
+            *record.line,
+        )
 
 
 def is_saved(value: Any) -> bool:

@@ -14,7 +14,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from nbsight.core.batching import Rows
 from nbsight.core.greenlets import Carrier, borrow, give_back
-from nbsight.core.run import Key, Participant, Run
+from nbsight.core.run import Key, Participant, Run, Stop
 from nbsight.core.scope import Names
 from nbsight.core.torch_state import SideState, snapshot, switch_to
 from nbsight.errors import CaptureError
@@ -40,6 +40,7 @@ class Worker(Participant):
 
     def __init__(self, block: Block, names: Names, rows: Rows | None) -> None:
         super().__init__(rows)
+        self.run: Run | None = None
         self.block = block
         self.names = names
         self.done = False
@@ -65,6 +66,16 @@ class Worker(Participant):
         while run.passes <= number and not run.ended:
             self._give_way(lambda: run.ended or run.passes > number)
 
+    def wait_for_end(self, run: Run) -> None:
+        """Give way until the run has ended; it then has to go to its end."""
+        run.must_finish = True
+        while not run.ended:
+            self._give_way(lambda: run.ended)
+
+    def stop(self) -> None:
+        """End the whole run from inside the body."""
+        raise Stop
+
     def wait_for_name(self, name: str, binder: Worker) -> None:
         """Give way until `binder` has bound `name` or is done."""
         self.awaited = name
@@ -80,7 +91,7 @@ class Worker(Participant):
 
     # -- called by the crew --------------------------------------------------------------------
 
-    def step(self, thrown: BaseException | None = None) -> None:
+    def act(self, thrown: BaseException | None = None) -> None:
         """Let the body act until it waits again or is done."""
         if self._carrier is None:
             if thrown is not None:
@@ -159,7 +170,7 @@ class Crew:
             moved = False
             for worker in self.workers:
                 if not worker.done and worker.ready():
-                    worker.step()
+                    worker.act()
                     moved = True
                     if worker.error is not None:
                         raise worker.error
@@ -180,7 +191,7 @@ class Crew:
         """Run everything: the bodies, and the model as far as they need it (or to its end)."""
         run = self.run
         self.serve()
-        while not run.ended and not self.was_stopped and (run.wanted or finish):
+        while not run.ended and not self.was_stopped and (run.wanted or finish or run.must_finish):
             run.advance()
         if self.was_stopped:
             return
@@ -194,7 +205,7 @@ class Crew:
         """Unwind the bodies that have not ended."""
         for worker in self.workers:
             if not worker.done:
-                worker.step(GreenletExit())
+                worker.act(GreenletExit())
                 worker.done = True
 
 

@@ -1,0 +1,80 @@
+"""nbsight: look inside PyTorch models, and change what happens there, in a notebook.
+
+    %load_ext nbsight
+    model = nbsight.LanguageModel("nbsight/demo")
+    with model.trace("The capital of France is") as tracer:
+        hidden = model.transformer.h[8].output[0].save()
+        logits = model.output.save()
+
+Importing the package is light: torch is imported when the first name that needs it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbsight.analysis.lens import logit_lens
+    from nbsight.core.envoy import Envoy
+    from nbsight.core.model import Model as NNsight
+    from nbsight.core.model import wrap
+    from nbsight.core.saving import save
+    from nbsight.models.language_model import LanguageModel
+    from nbsight.notebook.extension import load_ipython_extension, unload_ipython_extension
+    from nbsight.results.lens import Lens
+    from nbsight.widgets.lens import LensWidget
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Envoy",
+    "LanguageModel",
+    "Lens",
+    "LensWidget",
+    "NNsight",
+    "NbsightError",
+    "NbsightWarning",
+    "load_ipython_extension",
+    "logit_lens",
+    "save",
+    "unload_ipython_extension",
+    "wrap",
+]
+
+# Where each public name lives. They are imported on first use, so that `import nbsight` costs
+# milliseconds and works where torch is not wanted (the notebook front end asks for the version).
+_HOMES = {
+    "Envoy": "nbsight.core.envoy:Envoy",
+    "LanguageModel": "nbsight.models.language_model:LanguageModel",
+    "Lens": "nbsight.results.lens:Lens",
+    "LensWidget": "nbsight.widgets.lens:LensWidget",
+    "NNsight": "nbsight.core.model:Model",
+    "NbsightError": "nbsight.errors:NbsightError",
+    "NbsightWarning": "nbsight.errors:NbsightWarning",
+    "load_ipython_extension": "nbsight.notebook.extension:load_ipython_extension",
+    "logit_lens": "nbsight.analysis.lens:logit_lens",
+    "save": "nbsight.core.saving:save",
+    "unload_ipython_extension": "nbsight.notebook.extension:unload_ipython_extension",
+    "wrap": "nbsight.core.model:wrap",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(
+            f"module 'nbsight' has no attribute {name!r}; its public names are {', '.join(__all__)}"
+        )
+    module, _, attribute = home.partition(":")
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    return [{"src": "labextension", "dest": "nbsight"}]

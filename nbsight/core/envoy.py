@@ -1,0 +1,266 @@
+"""Envoys: the tree of modules as the user sees it.
+
+An envoy stands for one `nn.Module`. It has the module's children under their own names, and inside
+a trace the module's values as `.output`, `.input` and `.inputs`. Everything else that is asked of
+it comes from the module. It holds no values and no state of a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from sys import _getframe
+from typing import Any
+
+import torch
+from torch import nn
+
+from nbsight.core.context import tracer_of
+from nbsight.errors import OutsideTraceError, PathError
+
+__all__ = ["Envoy"]
+
+#: Containers are indexed, never called: nothing can stop in them.
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+class Envoy:
+    """The stand-in for one module of a model.
+
+    Args:
+        module: The module.
+        path: Its name within the model, as in `named_modules()`; the root's is "".
+        parent: The envoy above; None for the root.
+    """
+
+    _module: nn.Module
+    _path: str
+    _parent: Envoy | None
+    _root: Envoy
+    _children: dict[str, Envoy]
+
+    def __init__(self, module: nn.Module, path: str = "", parent: Envoy | None = None) -> None:
+        set_ = object.__setattr__
+        set_(self, "_module", module)
+        set_(self, "_path", path)
+        set_(self, "_parent", parent)
+        set_(self, "_root", self if parent is None else parent._root)
+        set_(self, "_children", {})
+        set_(self, "_gated", None)
+
+    # -- values --------------------------------------------------------------------------------
+
+    @property
+    def output(self) -> Any:
+        """What the module returned, held before anything else sees it; assign to replace it."""
+        return self._tracer("output").read(self, "output", _getframe(1))
+
+    # The setters are reached through `__setattr__`, so the user's frame is one further up.
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._tracer("output").write(self, "output", value, _getframe(2))
+
+    @property
+    def input(self) -> Any:
+        """The module's first argument; assign to replace it."""
+        return self._tracer("input").read(self, "input", _getframe(1))
+
+    @input.setter
+    def input(self, value: Any) -> None:
+        self._tracer("input").write(self, "input", value, _getframe(2))
+
+    @property
+    def inputs(self) -> Any:
+        """All the module's arguments, `(args, kwargs)`; assign a pair to replace them."""
+        return self._tracer("inputs").read(self, "inputs", _getframe(1))
+
+    @inputs.setter
+    def inputs(self, value: Any) -> None:
+        self._tracer("inputs").write(self, "inputs", value, _getframe(2))
+
+    def skip(self, value: Any) -> None:
+        """Do not run the module in this run; go on with `value` as its output."""
+        self._tracer("skip").skip(self, value, _getframe(1))
+
+    def _tracer(self, what: str) -> Any:
+        tracer = tracer_of(self._root)
+        if tracer is None:
+            place = f"{self._path}.{what}" if self._path else what
+            raise OutsideTraceError(
+                f"`{place}` was asked for where no model is running. Values exist inside a trace: "
+                f"`with model.trace(prompt): x = model.{place}"
+                + (".save()`." if what != "skip" else "(...)`.")
+            )
+        return tracer
+
+    # -- what subclasses may change ------------------------------------------------------------
+
+    def _show(self, kind: str, value: Any) -> Any:
+        """What the user sees for what the module produced; `kind` is "output" or "input"."""
+        return value
+
+    def _accept(self, kind: str, current: Any, assigned: Any) -> Any:
+        """What the model goes on with when the user writes `assigned` where `current` was."""
+        return assigned
+
+    # -- the tree ------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The module's place in the model, as in `model.transformer.h.0`."""
+        return f"model.{self._path}" if self._path else "model"
+
+    def _child(self, name: str) -> Envoy:
+        child = self._children.get(name)
+        if child is None:
+            module = self._module._modules[name]
+            assert module is not None
+            child = self._children[name] = self._root._envoy_of(  # type: ignore[attr-defined]
+                module, f"{self._path}.{name}" if self._path else name, self
+            )
+        return child
+
+    def _children_names(self) -> list[str]:
+        return [name for name, module in self._module._modules.items() if module is not None]
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached when the envoy itself has no such attribute.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        module = self._module
+        if module._modules.get(name) is not None:
+            return self._child(name)
+        if name.startswith("E_") and module._modules.get(name[2:]) is not None:
+            return self._child(name[2:])
+        try:
+            return getattr(module, name)
+        except AttributeError:
+            if hasattr(type(module), name):
+                raise  # a property of the module failed inside; its own message is the better one
+            raise PathError(self._unknown(name)) from None
+
+    def _unknown(self, name: str) -> str:
+        names = self._children_names()
+        own = f"`{self._path}`" if self._path else f"the model ({type(self._module).__name__})"
+        close = difflib.get_close_matches(name, [*names, "output", "input", "inputs"], 1, 0.5)
+        there = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+        text = f"{own} has no `{name}`"
+        if names:
+            text += f"; its submodules are {there}"
+        else:
+            text += f"; it is a {type(self._module).__name__} and has no submodules"
+        if close:
+            place = f"{self._path}.{close[0]}" if self._path else close[0]
+            text += f". Did you mean `{place}`?"
+        return text + ("" if close else ".")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        elif isinstance(value, nn.Module) or hasattr(self._module, name):
+            setattr(self._module, name, value)
+            self._children.pop(name, None)
+        else:
+            raise PathError(
+                f"cannot set `{name}`: " + self._unknown(name) + " Values of a running model are "
+                "set through `.output`, `.input` or `.inputs`; a new nn.Module can be attached "
+                "under any name."
+            )
+
+    def __getitem__(self, key: int | slice | str | Any) -> Any:
+        names = self._children_names()
+        if isinstance(key, str):
+            if key in self._module._modules:
+                return self._child(key)
+            raise PathError(self._unknown(key))
+        if isinstance(self._module, (nn.ModuleList, nn.Sequential)):
+            if isinstance(key, slice):
+                return [self._child(name) for name in names[key]]
+            if isinstance(key, int):
+                if -len(names) <= key < len(names):
+                    return self._child(names[key])
+                raise PathError(
+                    f"`{self._path}` has {len(names)} entries, 0 to {len(names) - 1}; there is no "
+                    f"{key}. For the last one write `{self._path}[-1]`."
+                )
+        here = self._path or "model"
+        raise PathError(
+            f"`{here}` is a module ({type(self._module).__name__}), not a value or a list, so "
+            f"[{key!r}] means nothing. For its value inside a trace write `{here}.output`"
+            + (f"; its submodules are {', '.join(names[:12])}." if names else ".")
+        )
+
+    def __iter__(self) -> Iterator[Envoy]:
+        if not isinstance(self._module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
+            raise TypeError(
+                f"`{self._path or 'model'}` is a {type(self._module).__name__}: only lists of "
+                "modules can be looped over; for all submodules write `.modules()`."
+            )
+        return iter([self._child(name) for name in self._children_names()])
+
+    def __len__(self) -> int:
+        if not isinstance(self._module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
+            raise TypeError(f"`{self._path or 'model'}` is a module and has no length.")
+        return len(self._module)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the module, inside a trace or outside; the running model does not notice."""
+        return self._module(*args, **kwargs)
+
+    def modules(self, include: Callable[[Envoy], bool] | None = None) -> list[Envoy]:
+        """This envoy and all below it, in the order of `named_modules()`."""
+        return [envoy for _, envoy in self.named_modules(include)]
+
+    def named_modules(
+        self, include: Callable[[Envoy], bool] | None = None
+    ) -> list[tuple[str, Envoy]]:
+        """Pairs of path and envoy for this module and all below it, each module once.
+
+        Args:
+            include: Keeps only the envoys for which it returns true.
+        """
+        pairs = []
+        for name, _ in self._module.named_modules():
+            envoy = self._at(name)
+            if include is None or include(envoy):
+                pairs.append((envoy._path, envoy))
+        return pairs
+
+    def get(self, path: str) -> Any:
+        """The envoy at a dotted path below this one; a last `.output` reads the value."""
+        envoy: Any = self
+        for part in path.split("."):
+            envoy = envoy._child(part) if part in envoy._module._modules else getattr(envoy, part)
+        return envoy
+
+    def _at(self, path: str) -> Envoy:
+        envoy = self
+        for part in path.split(".") if path else ():
+            envoy = envoy._child(part)
+        return envoy
+
+    def _gates(self) -> list[nn.Module]:
+        """The modules that must be gated for a run to stop here: this one and those above it."""
+        if self._gated is None:
+            above = [] if self._parent is None else self._parent._gates()
+            own = [] if isinstance(self._module, _CONTAINERS) else [self._module]
+            object.__setattr__(self, "_gated", [*above, *own])
+        return self._gated
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the module's first parameter (cpu when it has none)."""
+        for tensor in (*self._module.parameters(), *self._module.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    def __dir__(self) -> list[str]:
+        public = [name for name in dir(type(self)) if not name.startswith("_")]
+        return [*self._children_names(), *public]
+
+    def __repr__(self) -> str:
+        return repr(self._module)

@@ -1,0 +1,278 @@
+"""Errors on the user's own line: what was asked, what is there, what to write instead."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nbsight.core.saving import find_saved
+from nbsight.core.sites import Line, Site, describe
+from nbsight.errors import (
+    EditError,
+    ModelRunError,
+    NbsightError,
+    NeverCalledError,
+    OutOfOrderError,
+)
+
+if TYPE_CHECKING:
+    from nbsight.core.envoy import Envoy
+    from nbsight.core.run import Participant, Run
+    from nbsight.core.tracer import Tracer
+
+__all__ = ["check_inputs", "leave_block", "missed", "model_failed", "passed_in_step", "show_line"]
+
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def show_line(line: Line | None) -> str:
+    """A line of the user's code as text: `line 3: h = model.h[0].output`."""
+    if line is None:
+        return "(no line)"
+    text = linecache.getline(*line).strip()
+    return f"line {line[1]}: {text}" if text else f"line {line[1]}"
+
+
+# -- a place that was not reached ------------------------------------------------------------------
+
+
+def missed(
+    tracer: Tracer,
+    run: Run,
+    participant: Participant,
+    envoy: Envoy,
+    what: str,
+    line: Line,
+    stood: Site | None,
+) -> NbsightError:
+    """The error for a place that the run ended without reaching."""
+    asked = f"{envoy._path}.{what}".lstrip(".")
+    if not (run.was_called(envoy._module) or _is_called(run, envoy._module)):
+        return NeverCalledError(
+            f"`{asked}` was asked for, but this run never calls `{envoy._path or 'model'}` "
+            f"({type(envoy._module).__name__}).\n  {show_line(line)}\n"
+            "Ask a module that the forward calls: its parent "
+            f"`{envoy._parent._path or 'model' if envoy._parent else 'model'}` or its submodules."
+        )
+    text = f"`{asked}` was asked for after the model had passed it.\n  {show_line(line)}\n"
+    if participant.last is not None:
+        text += (
+            f"By then the model stood at `{participant.last[0]}`:\n"
+            f"  {show_line(participant.last[1])}\n"
+        )
+    source = getattr(participant, "got_from", None)
+    if source is not None and stood is not None:
+        name, binder = source
+        text += (
+            f"`{name}`, which this block waited for, is made by the block on line "
+            f"{binder.block.line}, at `{run.name(stood.module)}.{stood.kind}`: later than "
+            f"`{asked}`. That takes two traces: save `{name}` in the first and use it in the "
+            "second."
+        )
+    else:
+        text += "Write the lines in the order in which the model computes, inner modules first."
+    return OutOfOrderError(text)
+
+
+def passed_in_step(
+    tracer: Tracer, run: Run, participant: Participant, envoy: Envoy, what: str, line: Line
+) -> NbsightError:
+    """The error for a place that the present step of a generation had already passed."""
+    asked = f"{envoy._path}.{what}".lstrip(".")
+    last = participant.last
+    return OutOfOrderError(
+        f"`{asked}` was asked for in step {participant.step}, after the model had passed it in that "
+        f"step.\n  {show_line(line)}\n"
+        + (f"By then it stood at `{last[0]}`:\n  {show_line(last[1])}\n" if last else "")
+        + "Write the lines in the order in which the model computes; for later steps loop with "
+        "`for step in tracer.iter[:]:`."
+    )
+
+
+class _Found(BaseException):
+    pass
+
+
+def _is_called(run: Run, module: nn.Module) -> bool:
+    """Whether a second, unobserved forward on the same input calls the module."""
+    if run.repeat is None:
+        return True
+    args, kwargs = run.repeat
+
+    def found(*_: Any) -> None:
+        raise _Found
+
+    hook = module.register_forward_pre_hook(found)
+    try:
+        with torch.no_grad():
+            run.root(*args, **kwargs)
+    except _Found:
+        return True
+    except Exception:  # the forward fails before it gets there: then it does not get there
+        return False
+    finally:
+        hook.remove()
+    return False
+
+
+# -- the model failed ------------------------------------------------------------------------------
+
+
+def model_failed(run: Run, root: Any, error: BaseException) -> BaseException:
+    """The error for a failure inside the model, naming the module and the edit before it."""
+    if not isinstance(error, Exception) or isinstance(error, NbsightError):
+        return error
+    lines = [f"the model failed in `{_where(root, error)}`: {type(error).__name__}: {error}"]
+    for edit in run.edits[-3:]:
+        lines.append(
+            f"`{edit.path}.{edit.kind}` had been changed before that:\n  {show_line(edit.line)}\n"
+            f"  {edit.before} -> {edit.after}"
+        )
+    if run.edits:
+        lines.append("A value that replaces another needs its shape, dtype and device.")
+    lines.append("The model's own traceback is in the error's `.original`.")
+    failure = _like(error)("\n".join(lines))
+    failure.original = error
+    return failure
+
+
+def _like(error: BaseException) -> type[ModelRunError]:
+    """ModelRunError that is also an error of the original's type, so that `except` still works."""
+    kind = type(error)
+    if issubclass(ModelRunError, kind):
+        return ModelRunError
+    try:
+        return type("ModelRunError", (ModelRunError, kind), {"__module__": ModelRunError.__module__})
+    except TypeError:  # the two layouts do not go together
+        return ModelRunError
+
+
+def _where(root: Any, error: BaseException) -> str:
+    """The path of the innermost module on the traceback."""
+    place, trace = "model", error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in root._paths:
+            place = root._path_of(owner)
+        trace = trace.tb_next
+    return place
+
+
+# -- leaving a block with an error -----------------------------------------------------------------
+
+_SIZES = re.compile(r"must match|size mismatch|shape mismatch|expanded size|not broadcastable")
+
+
+def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
+    """The error with which a block is left: our frames cut, torch's size errors explained."""
+    line = _users_line(error.__traceback__)
+    if type(error) is RuntimeError and _SIZES.search(str(error)) and line is not None:
+        text = _mismatch(tracer, error, line)
+        if text is not None:
+            return EditError(text)
+    if isinstance(error, NbsightError):
+        error.__traceback__ = _without_own(error.__traceback__)
+    return error
+
+
+def _users_line(trace: TracebackType | None) -> Line | None:
+    line = None
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_OWN):
+            line = (code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
+    return line
+
+
+def _without_own(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without this package's frames (all of it, if there is nothing else)."""
+    frames = []
+    current = trace
+    while current is not None:
+        if not current.tb_frame.f_code.co_filename.startswith(_OWN):
+            frames.append(current)
+        current = current.tb_next
+    if not frames:
+        return trace
+    result = None
+    for entry in reversed(frames):
+        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return result
+
+
+def _mismatch(tracer: Tracer, error: BaseException, line: Line) -> str | None:
+    """What to say about a torch size error on a line of the block."""
+    run = tracer.run
+    participant = tracer.participant()
+    site = run.site if run is not None else None
+    if run is None or site is None or participant not in site.views:
+        return None
+    shown = site.shown.get(participant, site.views[participant])
+    path = f"{run.name(site.module)}.{site.kind}"
+    lines = [f"the shapes on this line do not fit: {error}", f"  {show_line(line)}"]
+    lines.append(f"`{path}` is {describe(shown)} here{_tokens(tracer.tokens)}")
+    for name, value in _tensors_on(line, error):
+        record = find_saved(value)
+        origin = f", saved from `{record.path}`" if record is not None and record.path else ""
+        tokens = _tokens(record.tokens) if record is not None else ""
+        lines.append(f"`{name}` is {describe(value)}{origin}{tokens}")
+    lines.append(
+        "Prompts of different lengths have no common positions: choose prompts of equal length, or "
+        "patch positions that correspond, such as `[:, -1]` on both sides."
+    )
+    return "\n".join(lines)
+
+
+def _tokens(tokens: Any) -> str:
+    if not tokens:
+        return ""
+    shown = " ".join(repr(token) for token in tokens[:24])
+    return f"\n    {len(tokens)} tokens: {shown}" + (" …" if len(tokens) > 24 else "")
+
+
+def _tensors_on(line: Line, error: BaseException) -> list[tuple[str, torch.Tensor]]:
+    """The user's variables on a line that hold tensors."""
+    words = dict.fromkeys(re.findall(r"\b[A-Za-z_]\w*\b", linecache.getline(*line)))
+    trace, frame = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == line[0]:
+            frame = trace.tb_frame
+        trace = trace.tb_next
+    if frame is None:
+        return []
+    found = []
+    for word in words:
+        try:
+            value = frame.f_locals[word] if word in frame.f_locals else frame.f_globals[word]
+        except KeyError:
+            continue
+        if isinstance(value, torch.Tensor):
+            found.append((word, value))
+    return found
+
+
+def check_inputs(envoy: Envoy, value: Any) -> Any:
+    """The pair (args, kwargs) that a user wrote to `.inputs`.
+
+    Raises:
+        EditError: it is not such a pair.
+    """
+    if (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], (tuple, list))
+        and isinstance(value[1], dict)
+    ):
+        return (tuple(value[0]), value[1])
+    raise EditError(
+        f"`{envoy._path}.inputs` is a pair (args, kwargs) and was set to {describe(value)}. Write "
+        f"`{envoy._path}.inputs = ((x,), {{}})`, or set the first argument alone with "
+        f"`{envoy._path}.input = x`."
+    )

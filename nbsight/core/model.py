@@ -1,0 +1,199 @@
+"""The root envoy: a model that can be traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nbsight.core.batching import Rows
+from nbsight.core.envoy import Envoy
+from nbsight.core.session import Session
+from nbsight.core.tracer import Tracer
+from nbsight.errors import InputError
+
+__all__ = ["Model", "wrap"]
+
+
+class Model(Envoy):
+    """Any `nn.Module`, wrapped; its values are literally what its modules take and return.
+
+    Args:
+        module: The module to look into.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise InputError(
+                f"nbsight.wrap takes a torch.nn.Module and got {type(module).__name__}; for a "
+                "model by name write nbsight.LanguageModel(name)."
+            )
+        super().__init__(module)
+        object.__setattr__(self, "_envoys", {})
+        self._point_at(module)
+
+    # -- running -------------------------------------------------------------------------------
+
+    def trace(self, *args: Any, trace: bool = True, **kwargs: Any) -> Any:
+        """Open a trace: `with model.trace(prompt): ...`.
+
+        Args:
+            args: The model's input. Without one, the block holds `tracer.invoke(...)` blocks.
+            trace: False runs the model at once and returns its output.
+            kwargs: `grad` (record gradients; by default when the code around the block speaks of
+                them), `finish` (run to the end even if nobody can see it), `fn` (the name of
+                another method to trace), `remote` (where to run); the rest goes to the tokenizer
+                and the model.
+
+        Returns:
+            A tracer, to be used in a `with` statement.
+        """
+        fn = kwargs.pop("fn", None)
+        tracer = Tracer(self, _method_name(fn), args, kwargs)
+        return tracer if trace else tracer.run_through()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Tracer:
+        """Open a trace of the model's `generate`; see `trace` and `Tracer.iter`."""
+        return Tracer(self, "generate", args, kwargs)
+
+    def session(self, **kwargs: Any) -> Session:
+        """Group several traces: `with model.session(): ...`; with `remote` they travel as one."""
+        return Session(self, **kwargs)
+
+    # -- what subclasses may change ------------------------------------------------------------
+
+    def _envoy_class(self, path: str, module: nn.Module) -> type[Envoy]:
+        """The class for the envoy of a submodule."""
+        return Envoy
+
+    def _has_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether these arguments hold an input (otherwise invokes follow)."""
+        return bool(args) or bool(kwargs)
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One invoke's input, normalised."""
+        return args, kwargs
+
+    def _join(
+        self, prepared: list[Any], method: str, options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], list[Rows]]:
+        """The arguments of the one call that serves all invokes, and each invoke's rows."""
+        if len(prepared) == 1:
+            args, kwargs = prepared[0]
+            return args, {**kwargs, **options}, [Rows(0, 1, 1)]
+        return _concatenate(prepared, options)
+
+    def _load(self) -> None:
+        """Make the weights real; called before every run."""
+
+    def _explain_mismatch(self, current: Any, assigned: Any) -> str | None:
+        """More to say when a value of the wrong shape is written; shapes are given."""
+        return None
+
+    # -- the tree ------------------------------------------------------------------------------
+
+    def _point_at(self, module: nn.Module) -> None:
+        """Let this envoy and all below it stand for the modules of another, equal tree."""
+        object.__setattr__(self, "_module", module)
+        # A module that can be reached by two paths has one envoy, under its first path.
+        paths = {id(sub): name for name, sub in module.named_modules()}
+        object.__setattr__(self, "_paths", paths)
+        kept, envoys = [self, *self._envoys.values()], {}
+        for envoy in kept:
+            new = module.get_submodule(envoy._path)
+            object.__setattr__(envoy, "_module", new)
+            object.__setattr__(envoy, "_gated", None)
+            if envoy is not self:
+                envoys[id(new)] = envoy
+        object.__setattr__(self, "_envoys", envoys)
+
+    def _envoy_of(self, module: nn.Module, path: str, parent: Envoy) -> Envoy:
+        known = self._envoys.get(id(module))
+        if known is not None and known._module is module:
+            return known
+        first = self._paths.get(id(module), path)
+        if first != path and first:
+            envoy = self._at(first)
+            self._envoys[id(module)] = envoy
+            return envoy
+        envoy = self._envoy_class(path, module)(module, path, parent)
+        self._envoys[id(module)] = envoy
+        return envoy
+
+    def _path_of(self, module: nn.Module) -> str:
+        if module is self._module:
+            return "model"
+        return self._paths.get(id(module), type(module).__name__)
+
+    @property
+    def _model(self) -> nn.Module:
+        """The wrapped module, its weights loaded."""
+        self._load()
+        return self._module
+
+
+def wrap(module: nn.Module) -> Model:
+    """Wrap any `nn.Module` so that it can be traced; values are exactly what modules return.
+
+    Args:
+        module: Any module; it is not changed or copied.
+
+    Returns:
+        Its root envoy.
+    """
+    return Model(module)
+
+
+def _method_name(fn: Any) -> str:
+    if fn is None:
+        return "forward"
+    return fn if isinstance(fn, str) else fn.__name__
+
+
+def _concatenate(
+    prepared: list[Any], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[Rows]]:
+    first_args, first_kwargs = prepared[0]
+    for args, kwargs in prepared:
+        if len(args) != len(first_args) or kwargs.keys() != first_kwargs.keys():
+            raise InputError(
+                "the invokes of one trace must be called alike; here one has "
+                f"{len(first_args)} arguments and {sorted(first_kwargs)}, another "
+                f"{len(args)} and {sorted(kwargs)}. Use one trace for each kind."
+            )
+    values = [(*args, *kwargs.values()) for args, kwargs in prepared]
+    sizes = [_height(row) for row in values]
+    joined = [_cat([row[place] for row in values]) for place in range(len(values[0]))]
+    rows, start = [], 0
+    for size in sizes:
+        rows.append(Rows(start, size, sum(sizes)))
+        start += size
+    count = len(first_args)
+    kwargs = dict(zip(first_kwargs, joined[count:]))
+    return tuple(joined[:count]), {**kwargs, **options}, rows
+
+
+def _height(values: tuple[Any, ...]) -> int:
+    heights = {value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim}
+    if len(heights) != 1:
+        raise InputError(
+            "several invokes are joined along the first dimension of their tensors; an invoke here "
+            f"has tensors with {sorted(heights) or 'no'} rows. Give every tensor of an invoke the "
+            "same number of rows."
+        )
+    return int(heights.pop())
+
+
+def _cat(values: list[Any]) -> Any:
+    if isinstance(values[0], torch.Tensor):
+        shapes = {tuple(value.shape[1:]) for value in values}
+        if len(shapes) != 1:
+            raise InputError(
+                f"invokes with rows of different shapes {sorted(shapes)} cannot share one forward; "
+                "pad them to one shape or use a trace for each."
+            )
+        return torch.cat(values)
+    if any(value != values[0] for value in values[1:]):
+        raise InputError(f"invokes of one trace differ in an argument: {values[0]!r} and others.")
+    return values[0]

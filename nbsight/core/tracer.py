@@ -1,0 +1,300 @@
+"""Tracers: what `with model.trace(...)` and `with model.generate(...)` give.
+
+With an input, the block runs where it stands and drives the run itself (`Participant`). Without
+one, the block collects `tracer.invoke(...)` blocks, which run together at its end as workers.
+With `remote=`, the block is captured and runs elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent
+
+from nbsight.core import context, explain
+from nbsight.core.captured import Captured
+from nbsight.core.gradients import speaks_of_gradients
+from nbsight.core.greenlets import Carrier
+from nbsight.core.invokes import Invoker, run_invokes
+from nbsight.core.run import Participant, Run
+from nbsight.core.saving import Saved, warn_of_changes
+from nbsight.core.sites import Site, describe
+from nbsight.core.steps import Steps
+from nbsight.errors import InputError
+
+if TYPE_CHECKING:
+    from nbsight.core.model import Model
+
+__all__ = ["Tracer"]
+
+
+class _EndBlock(BaseException):
+    """Raised by `tracer.stop()` to leave the block; swallowed at its end."""
+
+
+class Tracer:
+    """One trace. Made by `model.trace(...)`; lives in a `with` statement.
+
+    Attributes:
+        iter: The steps of a generation: `for step in tracer.iter[:]`.
+    """
+
+    def __init__(
+        self, model: Model, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        kwargs = dict(kwargs)
+        self.root = model
+        self.method = method
+        self.grad: bool | None = kwargs.pop("grad", None)
+        self.finish_asked: bool = bool(kwargs.pop("finish", False))
+        self.remote = kwargs.pop("remote", None)
+        self.args = args
+        self.kwargs = kwargs
+        self.driver = Participant()
+        self.run: Run | None = None
+        self.invokes: list[Invoker] = []
+        self.saved: list[tuple[Any, Saved | None]] = []
+        self.tokens: Any = None
+        self._frame: FrameType | None = None
+        self._captured: Captured | None = None
+
+    # -- the with statement --------------------------------------------------------------------
+
+    def __enter__(self) -> Tracer:
+        frame = sys._getframe(1)
+        if self.remote:
+            self._captured = Captured(frame, "a remote trace")
+            return self
+        if self.grad is None:
+            self.grad = speaks_of_gradients(frame.f_code)
+        if self.root._has_input(self.args, self.kwargs):
+            self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
+        self._frame = frame
+        context.enter(self)
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if self._captured is not None:
+            if not self._captured.left(kind):
+                return False
+            self._captured.send(
+                self.remote, self.root, "trace", self.method, self.args, self.kwargs, self
+            )
+            return True
+        __tracebackhide__ = True  # IPython leaves this frame out
+        failure: BaseException | None = None if kind is _EndBlock else error
+        try:
+            if error is None:
+                try:
+                    self._complete()
+                except Exception as problem:
+                    failure = problem
+            if failure is not None:
+                better = explain.leave_block(self, failure)
+                if better is not error:
+                    raise better from None
+                return False
+        finally:
+            context.leave(self)
+            if self.run is not None:
+                self.run.close()
+            self._frame = None
+        warn_of_changes(self.saved)
+        return True
+
+    def _complete(self) -> None:
+        if self.run is None:
+            if self.invokes:
+                run_invokes(self)
+        elif self.must_finish:
+            self.run.finish()
+
+    @property
+    def must_finish(self) -> bool:
+        """Whether the run must go to its end: somebody can see what comes after the last read."""
+        run = self.run
+        site = run.site if run is not None else None
+        return (
+            self.finish_asked
+            or self.method != "forward"
+            or self.root._module.training
+            or bool(run is not None and run.watchers)
+            or "past_key_values" in self.kwargs
+            # Nothing is left to compute, and the model's own hooks may as well fire.
+            or bool(site is not None and site.module is self.root._module)
+        )
+
+    def start(self, prepared: list[Any], options: dict[str, Any]) -> tuple[Run, Any]:
+        """A run of the model on these inputs, held before its first module, and the rows."""
+        root = self.root
+        root._load()
+        args, kwargs, rows = root._join(prepared, self.method, options)
+        module = root._module
+        method = module if self.method == "forward" else getattr(module, self.method)
+        run = Run(
+            lambda: method(*args, **kwargs), module, grad=bool(self.grad), name=root._path_of
+        )
+        run.explain = lambda error: explain.model_failed(run, root, error)
+        run.repeat = (args, kwargs) if self.method == "forward" else None
+        run.open([module])
+        return run, rows
+
+    def run_through(self) -> Any:
+        """Run without a block and return the model's output."""
+        if self.grad is None:
+            self.grad = True
+        run, _ = self.start([self.root._prepare(self.args, self.kwargs)], {})
+        try:
+            return run.finish()
+        finally:
+            run.close()
+
+    # -- what a block can ask for --------------------------------------------------------------
+
+    def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
+        """Add an input to the batch: `with tracer.invoke(prompt): ...`; all share one forward.
+
+        Args:
+            args: The input. Without one, the block sees the whole batch.
+        """
+        return Invoker(self, args, kwargs)
+
+    @property
+    def iter(self) -> Steps:
+        """The steps of a generation: `for step in tracer.iter[:3]`; the loop ends with the model."""
+        return Steps(self)
+
+    def all(self) -> Any:
+        """All steps, the same as `tracer.iter[:]`."""
+        return Steps(self)[:]
+
+    @property
+    def result(self) -> Any:
+        """What the call returned (token ids for `generate`); runs the model to its end."""
+        run = self._running("result")
+        participant = self.participant()
+        participant.wait_for_end(run)
+        return run.result if participant.rows is None else participant.rows.narrow(run.result)
+
+    def stop(self) -> None:
+        """End the run here; what the block has read so far is kept, the rest of it does not run."""
+        participant = self.participant()
+        if participant is self.driver:
+            if self.run is not None:
+                self.run.close()
+            raise _EndBlock
+        participant.stop()
+
+    def barrier(self, count: int = 0) -> Any:
+        """Accepted for nnsight code and needed by nobody: names are awaited by themselves."""
+        return lambda: None
+
+    # -- what envoys ask for -------------------------------------------------------------------
+
+    def participant(self) -> Any:
+        """Who is asking: a captured body of this run, or the block itself."""
+        current = getcurrent()
+        if type(current) is Carrier and current.worker is not None:
+            if current.worker.run is self.run:
+                return current.worker
+        return self.driver
+
+    def _running(self, what: str) -> Run:
+        if self.run is None:
+            raise InputError(
+                f"`{what}` was asked for, but this trace has no input of its own. Either write "
+                "`with model.trace(prompt):`, or ask inside `with tracer.invoke(prompt):`."
+            )
+        return self.run
+
+    def _reach(self, envoy: Any, kind: str, what: str, frame: FrameType) -> tuple[Site, Any]:
+        run = self._running(f"{envoy._path}.{what}".lstrip("."))
+        participant = self.participant()
+        module = envoy._module
+        key = (module, kind)
+        if not run.stands_at(key, participant):
+            stood = run.site
+            run.open(envoy._gates())
+            run.want(key)
+            try:
+                participant.wait(run, key)
+            finally:
+                run.unwant(key)
+            line = (frame.f_code.co_filename, frame.f_lineno)
+            if not run.stands_at(key, participant):
+                raise explain.missed(self, run, participant, envoy, what, line, stood)
+            if participant.step is not None and run.passes > participant.step + 1:
+                raise explain.passed_in_step(self, run, participant, envoy, what, line)
+            participant.last = (f"{envoy._path}.{what}", line)
+        site = run.site
+        assert site is not None
+        site.line = (frame.f_code.co_filename, frame.f_lineno)
+        return site, participant
+
+    def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
+        """The value at a module, for the participant that asks."""
+        site, participant = self._reach(envoy, "output" if what == "output" else "input", what, frame)
+        if what == "inputs":
+            return site.view(participant)
+        if participant in site.shown:
+            return site.shown[participant]
+        view = site.view(participant)
+        if what == "input":
+            view = _first(view)
+        shown = site.shown[participant] = envoy._show(what, view)
+        return shown
+
+    def write(self, envoy: Any, what: str, value: Any, frame: FrameType) -> None:
+        """Replace the value at a module in the rows of the participant that asks."""
+        site, participant = self._reach(envoy, "output" if what == "output" else "input", what, frame)
+        current = site.view(participant)
+        if what == "output":
+            accepted = envoy._accept("output", current, value)
+            shown = envoy._show("output", accepted)
+            before, after = describe(current), describe(accepted)
+        elif what == "input":
+            first = envoy._accept("input", _first(current), value)
+            accepted = _with_first(current, first)
+            shown = envoy._show("input", first)
+            before, after = describe(_first(current)), describe(first)
+        else:
+            accepted = explain.check_inputs(envoy, value)
+            shown = _first(accepted)
+            before, after = describe(current), describe(accepted)
+        site.assign(participant, accepted, shown)
+        self._running(what).note_edit(site, before, after)
+
+    def skip(self, envoy: Any, value: Any, frame: FrameType) -> None:
+        """Replace the call of a module by a value."""
+        site, participant = self._reach(envoy, "input", "skip", frame)
+        if participant.rows is not None and not participant.rows.is_whole:
+            raise InputError(
+                f"`{envoy._path}.skip(...)` stops the module for the whole batch, and this invoke "
+                "owns only some of its rows. Skip in an empty `with tracer.invoke():` block, or "
+                "assign `.output` instead."
+            )
+        site.skip = value
+
+    def note_saved(self, value: Any, record: Saved | None) -> None:
+        """Remember that `value` was saved in this trace."""
+        self.saved.append((value, record))
+        if record is not None:
+            record.path = self.participant().last[0] if self.participant().last else None
+            record.tokens = self.tokens
+
+
+def _first(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    args, kwargs = inputs
+    if args:
+        return args[0]
+    return next(iter(kwargs.values()), None)
+
+
+def _with_first(inputs: tuple[tuple[Any, ...], dict[str, Any]], value: Any) -> Any:
+    args, kwargs = inputs
+    if args:
+        return ((value, *args[1:]), kwargs)
+    name = next(iter(kwargs))
+    return (args, {**kwargs, name: value})
