@@ -1,0 +1,1 @@
+"""Language models: loading, prompts, and what their values look like."""
