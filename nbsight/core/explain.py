@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nbsight.core.saving import find_saved
-from nbsight.core.sites import Line, Site, describe
+from nbsight.core.sites import Line, Site, describe, locate
 from nbsight.errors import (
     EditError,
     ModelRunError,
@@ -35,8 +35,12 @@ def show_line(line: Line | None) -> str:
     """A line of the user's code as text: `line 3: h = model.h[0].output`."""
     if line is None:
         return "(no line)"
-    text = linecache.getline(*line).strip()
-    return f"line {line[1]}: {text}" if text else f"line {line[1]}"
+    return _show(*locate(line))
+
+
+def _show(filename: str, number: int) -> str:
+    text = linecache.getline(filename, number).strip()
+    return f"line {number}: {text}" if text else f"line {number}"
 
 
 # -- a place that was not reached ------------------------------------------------------------------
@@ -181,7 +185,7 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
     return error
 
 
-def _users_line(trace: TracebackType | None) -> Line | None:
+def _users_line(trace: TracebackType | None) -> tuple[str, int] | None:
     line = None
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -207,7 +211,7 @@ def _without_own(trace: TracebackType | None) -> TracebackType | None:
     return result
 
 
-def _mismatch(tracer: Tracer, error: BaseException, line: Line) -> str | None:
+def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> str | None:
     """What to say about a torch size error on a line of the block."""
     run = tracer.run
     participant = tracer.participant()
@@ -216,7 +220,7 @@ def _mismatch(tracer: Tracer, error: BaseException, line: Line) -> str | None:
         return None
     shown = site.shown.get(participant, site.views[participant])
     path = f"{run.name(site.module)}.{site.kind}"
-    lines = [f"the shapes on this line do not fit: {error}", f"  {show_line(line)}"]
+    lines = [f"the shapes on this line do not fit: {error}", f"  {_show(*line)}"]
     lines.append(f"`{path}` is {describe(shown)} here{_tokens(tracer.tokens)}")
     for name, value in _tensors_on(line, error):
         record = find_saved(value)
@@ -237,7 +241,7 @@ def _tokens(tokens: Any) -> str:
     return f"\n    {len(tokens)} tokens: {shown}" + (" …" if len(tokens) > 24 else "")
 
 
-def _tensors_on(line: Line, error: BaseException) -> list[tuple[str, torch.Tensor]]:
+def _tensors_on(line: tuple[str, int], error: BaseException) -> list[tuple[str, torch.Tensor]]:
     """The user's variables on a line that hold tensors."""
     words = dict.fromkeys(re.findall(r"\b[A-Za-z_]\w*\b", linecache.getline(*line)))
     trace, frame = error.__traceback__, None

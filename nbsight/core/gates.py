@@ -29,11 +29,12 @@ _lock = threading.Lock()
 class Gate:
     """One module's gate: its own `forward`, and how many runs need the gate."""
 
-    __slots__ = ("door", "forward", "module", "previous", "users")
+    __slots__ = ("door", "forward", "module", "plain", "previous", "users")
 
     module: nn.Module
     forward: Callable[..., Any]
     previous: Callable[..., Any] | None
+    plain: Any
     door: Callable[..., Any]
     users: int
 
@@ -41,8 +42,9 @@ class Gate:
         self.module = module
         # accelerate and others put their own `forward` on the instance: it must come back.
         self.previous = module.__dict__.get("forward")
+        self.plain = type(module).forward
         self.forward = forward = module.forward
-        self.users = 1
+        self.users = 0
 
         def gate(*args: Any, **kwargs: Any) -> Any:
             current = getcurrent()
@@ -55,20 +57,28 @@ class Gate:
         gate._nbsight_gate = self  # type: ignore[attr-defined]
         self.door = gate
 
+    def fits(self, module: nn.Module) -> bool:
+        """Whether this gate can be hung on the module again."""
+        return (
+            self.module is module
+            and self.previous is module.__dict__.get("forward")
+            and self.plain is type(module).forward
+        )
 
-def _gate_of(module: nn.Module) -> Gate | None:
-    return getattr(module.__dict__.get("forward"), "_nbsight_gate", None)
 
+def open_gate(module: nn.Module, spare: Gate | None = None) -> Gate:
+    """Make sure that `module` has a gate, and count this user of it.
 
-def open_gate(module: nn.Module) -> Gate:
-    """Make sure that `module` has a gate, and count this user of it."""
+    Args:
+        spare: A gate this module had before; making one costs more than hanging one up again.
+    """
+    own = module.__dict__
     with _lock:
-        gate = _gate_of(module)
-        if gate is not None:
-            gate.users += 1
-            return gate
-        gate = Gate(module)
-        module.__dict__["forward"] = gate.door
+        gate = getattr(own.get("forward"), "_nbsight_gate", None)
+        if gate is None:
+            gate = spare if spare is not None and spare.fits(module) else Gate(module)
+            own["forward"] = gate.door
+        gate.users += 1
         return gate
 
 
@@ -76,9 +86,12 @@ def close_gate(gate: Gate) -> None:
     """Give up one use of a gate; the last one takes it off the module."""
     with _lock:
         gate.users -= 1
-        if gate.users or _gate_of(gate.module) is not gate:
+        if gate.users:
+            return
+        own = gate.module.__dict__
+        if own.get("forward") is not gate.door:
             return
         if gate.previous is None:
-            del gate.module.__dict__["forward"]
+            del own["forward"]
         else:
-            gate.module.__dict__["forward"] = gate.previous
+            own["forward"] = gate.previous

@@ -31,6 +31,7 @@ class Model(Envoy):
             )
         super().__init__(module)
         object.__setattr__(self, "_envoys", {})
+        object.__setattr__(self, "_spares", {})
         self._point_at(module)
 
     # -- running -------------------------------------------------------------------------------
@@ -107,6 +108,7 @@ class Model(Envoy):
             if envoy is not self:
                 envoys[id(new)] = envoy
         object.__setattr__(self, "_envoys", envoys)
+        self._spares.clear()
 
     def _envoy_of(self, module: nn.Module, path: str, parent: Envoy) -> Envoy:
         known = self._envoys.get(id(module))

@@ -71,6 +71,7 @@ class Run:
         root: The module whose calls are counted as passes.
         grad: Whether the model records gradients (never more than the caller's own grad mode).
         name: The path of a module, for messages.
+        spares: Gates that earlier runs of the model used, to be hung up again.
     """
 
     def __init__(
@@ -80,11 +81,13 @@ class Run:
         *,
         grad: bool,
         name: Callable[[nn.Module], str] = lambda module: type(module).__name__,
+        spares: dict[nn.Module, Gate] | None = None,
     ) -> None:
         self.call = call
         self.root = root
         self.grad = grad
         self.name = name
+        self.spares = {} if spares is None else spares
         #: Turns an error of the model's into the one that the user sees.
         self.explain: Callable[[BaseException], BaseException] = lambda error: error
         #: The arguments with which the same forward can be run once more, if it can.
@@ -162,7 +165,10 @@ class Run:
         gates = self._gates
         for module in modules:
             if module not in gates and not self.ended:
-                gates[module] = open_gate(module)
+                spare = self.spares.get(module)
+                gates[module] = gate = open_gate(module, spare)
+                if gate is not spare:
+                    self.spares[module] = gate
 
     def want(self, key: Key) -> None:
         """Let the model stop at `key`."""

@@ -7,8 +7,9 @@ nbsight notice when a saved tensor is changed in place afterwards.
 Why on the class: nnsight code says `x.save()` everywhere. `torch.Tensor.save` is the one thing
 that nbsight adds to torch, and nothing is added to `object`.
 
-What breaks it: another package that puts its own `save` on `torch.Tensor`; then ours stays away
-and `nbsight.save(x)` does the same.
+What breaks it: another package that puts its own `save` on `torch.Tensor` itself; then ours stays
+away and `nbsight.save(x)` does the same. (nnsight puts one on `object`: outside our traces a
+tensor's `save` is still that one, so both can be used in one process.)
 
 Tested in `tests/core/test_saving.py`.
 """
@@ -18,12 +19,12 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 
 from nbsight.core.context import current_tracer
+from nbsight.core.sites import Line, locate
 from nbsight.errors import NbsightWarning, OutsideTraceError
 
 __all__ = ["Saved", "find_saved", "is_saved", "save", "warn_of_changes"]
@@ -36,7 +37,7 @@ class Saved:
 
     __slots__ = ("line", "origin", "path", "reference", "tokens", "version")
 
-    def __init__(self, tensor: torch.Tensor, line: tuple[str, int]) -> None:
+    def __init__(self, tensor: torch.Tensor, line: Line) -> None:
         self.reference = weakref.ref(tensor)
         self.line = line
         self.version = None if tensor.is_inference() else tensor._version
@@ -63,6 +64,8 @@ def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
     Raises:
         OutsideTraceError: no trace is running.
     """
+    if current_tracer() is None and hasattr(object, "save"):
+        return object.save(tensor)  # type: ignore[attr-defined]
     return _mark(tensor, sys._getframe(1))
 
 
@@ -91,7 +94,7 @@ def _mark(value: Any, frame: Any) -> Any:
         )
     if isinstance(value, torch.Tensor):
         key = id(value)
-        record = Saved(value, (frame.f_code.co_filename, frame.f_lineno))
+        record = Saved(value, (frame.f_code, frame.f_lasti))
         record.reference = weakref.ref(value, lambda _: _saved.pop(key, None))
         _saved[key] = record
         tracer.note_saved(value, record)
@@ -105,13 +108,15 @@ def warn_of_changes(saved: list[tuple[Any, Saved | None]]) -> None:
     for value, record in saved:
         if record is None or record.version is None or value._version == record.version:
             continue
+        filename, number = locate(record.line)
         warnings.warn_explicit(
-            f"the value saved on line {record.line[1]}"
+            f"the value saved on line {number}"
             + (f" from `{record.path}`" if record.path else "")
             + " was changed in place later in the trace, so it shows the changed numbers; write "
             "`.clone().save()` to keep what was there before",
             NbsightWarning,
-            *record.line,
+            filename,
+            number,
         )
 
 
@@ -120,9 +125,5 @@ def is_saved(value: Any) -> bool:
     return find_saved(value) is not None
 
 
-def _mount(method: Callable[..., Any]) -> None:
-    if not hasattr(torch.Tensor, "save"):
-        torch.Tensor.save = method  # type: ignore[attr-defined]
-
-
-_mount(_save_tensor)
+if "save" not in torch.Tensor.__dict__:
+    torch.Tensor.save = _save_tensor  # type: ignore[attr-defined]

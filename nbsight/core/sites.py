@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +14,23 @@ from nbsight.core.batching import map_tensors, splice
 if TYPE_CHECKING:
     from nbsight.core.run import Participant
 
-__all__ = ["Edit", "Line", "Site", "describe"]
+__all__ = ["Edit", "Line", "Site", "describe", "locate"]
 
-#: A place in the user's code: file name and line number.
-Line = tuple[str, int]
+#: A place in the user's code: a code object and an offset in it. Finding the line number takes
+#: a walk over the code's line table, so it is left to whoever needs it (see `locate`).
+Line = tuple[CodeType, int]
 
 _NOTHING: Any = object()
+
+
+def locate(line: Line) -> tuple[str, int]:
+    """File name and line number of a place in the user's code."""
+    code, offset = line
+    number = code.co_firstlineno
+    for start, end, candidate in code.co_lines():
+        if start <= offset < end and candidate is not None:
+            number = candidate
+    return code.co_filename, number
 
 
 @dataclass(frozen=True)

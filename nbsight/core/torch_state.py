@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled, set_grad_enabled
+from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils import _python_dispatch
 
@@ -22,6 +22,7 @@ __all__ = ["SideState", "snapshot", "switch_to", "with_grad"]
 
 SideState = tuple[bool, bool, torch.dtype, Any, tuple[Any, ...], tuple[Any, ...]]
 
+_set_grad = torch._C._set_grad_enabled
 _any_autocast = torch._C._is_any_autocast_enabled
 _function_depth = torch._C._len_torch_function_stack
 _dispatch_depth = torch._C._len_torch_dispatch_stack
@@ -58,7 +59,7 @@ def switch_to(target: SideState, now: SideState, guards: list[Any]) -> None:
         return
     if target[1] != now[1]:
         guards.append(torch._C._InferenceMode(target[1]))
-    set_grad_enabled(target[0])
+    _set_grad(target[0])
     if target[2] != now[2]:
         torch.set_default_dtype(target[2])
     if target[3] != now[3]:

@@ -134,7 +134,11 @@ class Tracer:
         module = root._module
         method = module if self.method == "forward" else getattr(module, self.method)
         run = Run(
-            lambda: method(*args, **kwargs), module, grad=bool(self.grad), name=root._path_of
+            lambda: method(*args, **kwargs),
+            module,
+            grad=bool(self.grad),
+            name=root._path_of,
+            spares=root._spares,
         )
         run.explain = lambda error: explain.model_failed(run, root, error)
         run.repeat = (args, kwargs) if self.method == "forward" else None
@@ -222,7 +226,7 @@ class Tracer:
                 participant.wait(run, key)
             finally:
                 run.unwant(key)
-            line = (frame.f_code.co_filename, frame.f_lineno)
+            line = (frame.f_code, frame.f_lasti)
             if not run.stands_at(key, participant):
                 raise explain.missed(self, run, participant, envoy, what, line, stood)
             if participant.step is not None and run.passes > participant.step + 1:
@@ -230,7 +234,7 @@ class Tracer:
             participant.last = (f"{envoy._path}.{what}", line)
         site = run.site
         assert site is not None
-        site.line = (frame.f_code.co_filename, frame.f_lineno)
+        site.line = (frame.f_code, frame.f_lasti)
         return site, participant
 
     def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
