@@ -164,7 +164,8 @@ def _concatenate(
                 f"{len(first_args)} arguments and {sorted(first_kwargs)}, another "
                 f"{len(args)} and {sorted(kwargs)}. Use one trace for each kind."
             )
-    values = [(*args, *kwargs.values()) for args, kwargs in prepared]
+    # By name: two calls may give the same keywords in another order.
+    values = [(*args, *(kwargs[name] for name in first_kwargs)) for args, kwargs in prepared]
     sizes = [_height(row) for row in values]
     joined = [_cat([row[place] for row in values]) for place in range(len(values[0]))]
     rows, start = [], 0
