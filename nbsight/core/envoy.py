@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nbsight.core.context import tracer_of
+from nbsight.core.context import _stack, tracer_of
 from nbsight.errors import OutsideTraceError, PathError
 
 __all__ = ["Envoy"]
@@ -35,6 +35,7 @@ class Envoy:
 
     _module: nn.Module
     _path: str
+    _name: str
     _parent: Envoy | None
     _root: Envoy
     _children: dict[str, Envoy]
@@ -43,6 +44,7 @@ class Envoy:
         set_ = object.__setattr__
         set_(self, "_module", module)
         set_(self, "_path", path)
+        set_(self, "_name", path.rpartition(".")[2])
         set_(self, "_parent", parent)
         set_(self, "_root", self if parent is None else parent._root)
         set_(self, "_children", {})
@@ -53,6 +55,9 @@ class Envoy:
     @property
     def output(self) -> Any:
         """What the module returned, held before anything else sees it; assign to replace it."""
+        stack = _stack.get()
+        if stack is not None and stack[0].root is self._root:
+            return stack[0].read(self, "output", _getframe(1))
         return self._tracer("output").read(self, "output", _getframe(1))
 
     # The setters are reached through `__setattr__`, so the user's frame is one further up.
@@ -130,7 +135,9 @@ class Envoy:
             raise AttributeError(name)
         module = self._module
         if module._modules.get(name) is not None:
-            return self._child(name)
+            child = self._child(name)
+            self.__dict__[name] = child  # found without this method from now on
+            return child
         if name.startswith("E_") and module._modules.get(name[2:]) is not None:
             return self._child(name[2:])
         try:
@@ -161,6 +168,7 @@ class Envoy:
         elif isinstance(value, nn.Module) or hasattr(self._module, name):
             setattr(self._module, name, value)
             self._children.pop(name, None)
+            self.__dict__.pop(name, None)
         else:
             raise PathError(
                 f"cannot set `{name}`: " + self._unknown(name) + " Values of a running model are "
@@ -169,6 +177,10 @@ class Envoy:
             )
 
     def __getitem__(self, key: int | slice | str | Any) -> Any:
+        if type(key) is int:  # the common case first: a block by its number
+            child = self._children.get(str(key))
+            if child is not None and isinstance(self._module, (nn.ModuleList, nn.Sequential)):
+                return child
         names = self._children_names()
         if isinstance(key, str):
             if key in self._module._modules:
@@ -245,6 +257,12 @@ class Envoy:
 
     def _gates(self) -> list[nn.Module]:
         """The modules that must be gated for a run to stop here: this one and those above it."""
+        if self._parent is not None:
+            # Adapters are put into a model by replacing its modules: follow the tree as it is now.
+            now = self._parent._module._modules.get(self._name)
+            if now is not None and now is not self._module:
+                object.__setattr__(self, "_module", now)
+                object.__setattr__(self, "_gated", None)
         if self._gated is None:
             above = [] if self._parent is None else self._parent._gates()
             own = [] if isinstance(self._module, _CONTAINERS) else [self._module]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from nbsight.core.run import place_of
 from nbsight.core.saving import find_saved
 from nbsight.core.sites import Line, Site, describe, locate
 from nbsight.errors import (
@@ -67,8 +68,8 @@ def missed(
     text = f"`{asked}` was asked for after the model had passed it.\n  {show_line(line)}\n"
     if participant.last is not None:
         text += (
-            f"By then the model stood at `{participant.last[0]}`:\n"
-            f"  {show_line(participant.last[1])}\n"
+            f"By then the model stood at `{place_of(participant.last)}`:\n"
+            f"  {show_line(participant.last[2])}\n"
         )
     source = getattr(participant, "got_from", None)
     if source is not None and stood is not None:
@@ -93,7 +94,7 @@ def passed_in_step(
     return OutOfOrderError(
         f"`{asked}` was asked for in step {participant.step}, after the model had passed it in that "
         f"step.\n  {show_line(line)}\n"
-        + (f"By then it stood at `{last[0]}`:\n  {show_line(last[1])}\n" if last else "")
+        + (f"By then it stood at `{place_of(last)}`:\n  {show_line(last[2])}\n" if last else "")
         + "Write the lines in the order in which the model computes; for later steps loop with "
         "`for step in tracer.iter[:]:`."
     )

@@ -29,12 +29,11 @@ _lock = threading.Lock()
 class Gate:
     """One module's gate: its own `forward`, and how many runs need the gate."""
 
-    __slots__ = ("door", "forward", "module", "plain", "previous", "users")
+    __slots__ = ("door", "forward", "module", "previous", "users")
 
     module: nn.Module
     forward: Callable[..., Any]
     previous: Callable[..., Any] | None
-    plain: Any
     door: Callable[..., Any]
     users: int
 
@@ -42,14 +41,15 @@ class Gate:
         self.module = module
         # accelerate and others put their own `forward` on the instance: it must come back.
         self.previous = module.__dict__.get("forward")
-        self.plain = type(module).forward
         self.forward = forward = module.forward
         self.users = 0
 
         def gate(*args: Any, **kwargs: Any) -> Any:
             current = getcurrent()
-            if type(current) is Carrier and (run := current.model_run) is not None:
-                return run.pass_through(module, forward, args, kwargs)
+            if type(current) is Carrier:
+                run = current.model_run
+                if run is not None:
+                    return run.pass_through(module, forward, args, kwargs)
             return forward(*args, **kwargs)
 
         # Hugging Face's generate reads the signature of `forward`.
@@ -57,27 +57,26 @@ class Gate:
         gate._nbsight_gate = self  # type: ignore[attr-defined]
         self.door = gate
 
-    def fits(self, module: nn.Module) -> bool:
-        """Whether this gate can be hung on the module again."""
-        return (
-            self.module is module
-            and self.previous is module.__dict__.get("forward")
-            and self.plain is type(module).forward
-        )
 
-
-def open_gate(module: nn.Module, spare: Gate | None = None) -> Gate:
+def open_gate(module: nn.Module, spares: dict[nn.Module, Gate]) -> Gate:
     """Make sure that `module` has a gate, and count this user of it.
 
     Args:
-        spare: A gate this module had before; making one costs more than hanging one up again.
+        spares: Gates that the modules had before; making one costs more than hanging one up.
     """
     own = module.__dict__
     with _lock:
-        gate = getattr(own.get("forward"), "_nbsight_gate", None)
-        if gate is None:
-            gate = spare if spare is not None and spare.fits(module) else Gate(module)
+        there = own.get("forward")
+        gate = spares.get(module)
+        if gate is not None and (there is gate.door or (there is None and gate.previous is None)):
             own["forward"] = gate.door
+            gate.users += 1
+            return gate
+        gate = getattr(there, "_nbsight_gate", None)
+        if gate is None:
+            gate = Gate(module)
+            own["forward"] = gate.door
+        spares[module] = gate
         gate.users += 1
         return gate
 

@@ -21,11 +21,32 @@ from nbsight.core.batching import Rows
 from nbsight.core.gates import Gate, close_gate, open_gate
 from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.sites import Edit, Line, Site, describe
-from nbsight.core.torch_state import SideState, snapshot, switch_to, with_grad
+from nbsight.core.torch_state import (
+    PLAIN,
+    SideState,
+    get_default_dtype,
+    grad_only,
+    is_grad_enabled,
+    set_grad,
+    snapshot,
+    switch_to,
+    with_grad,
+)
 
-__all__ = ["Participant", "Run", "Stop"]
+__all__ = ["Key", "Participant", "Reached", "Run", "Stop", "place_of"]
 
-Key = tuple[nn.Module, str]
+#: A place to stop: a module (or another thing that is called) and "input" or "output".
+Key = tuple[Any, str]
+
+
+#: A place that was reached, and the line that asked: (envoy, what, line).
+Reached = tuple[Any, str, Line]
+
+
+def place_of(reached: Reached) -> str:
+    """The place as the user writes it."""
+    envoy, what, _ = reached
+    return f"{envoy._path}.{what}".lstrip(".")
 
 
 class Stop(GreenletExit):
@@ -46,12 +67,11 @@ class Participant:
         #: The step of a generation to which requests are bound; None binds them to what comes.
         self.step: int | None = None
         #: The last place that was reached and the line that asked, for messages.
-        self.last: tuple[str, Line] | None = None
+        self.last: Reached | None = None
 
     def wait(self, run: Run, key: Key) -> None:
-        """Return when the run stands at `key` or has ended; the in-place block drives the run."""
-        while not run.stands_at(key, self) and not run.ended:
-            run.advance()
+        """Return when the run stands at `key` next, or has ended."""
+        run.go(*key)
 
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Return when the root's call `number` has begun or the run has ended."""
@@ -99,14 +119,19 @@ class Run:
         self.result: Any = None
         self.error: BaseException | None = None
         self.edits: list[Edit] = []
-        self.wanted: dict[Key, int] = {}
-        self.watchers: dict[Key, list[Callable[[Site], None]]] = {}
+        self._wanted_inputs: dict[Any, int] = {}
+        self._wanted_outputs: dict[Any, int] = {}
+        self.wanted = {"input": self._wanted_inputs, "output": self._wanted_outputs}
+        self.watchers: dict[str, dict[Any, list[Callable[[Site], None]]]] = {}
         #: Runs whatever else wants to act where the model stands (the captured bodies).
         self.serve: Callable[[], None] | None = None
         self._visits: dict[nn.Module, int] = {}
-        self._gates: dict[nn.Module, Gate] = {}
+        self.gated: dict[nn.Module, Gate] = {}
         self._carrier: Carrier | None = None
         self._home: greenlet | None = None
+        # The model side's torch switches: grad mode and dtype, and all of them if that is not all.
+        self._grad = False
+        self._dtype: Any = None
         self._state: SideState | None = None
         self._guards: list[Any] = []
         self._began = False
@@ -114,16 +139,15 @@ class Run:
     # -- the model's side ----------------------------------------------------------------------
 
     def pass_through(
-        self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+        self, module: Any, forward: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         """A gated module is called: stop before and after it if somebody waits there."""
         if module is self.root:
             self.passes += 1
-        visit = self._visits.get(module, 0)
-        self._visits[module] = visit + 1
-        key = (module, "input")
-        if key in self.wanted or key in self.watchers:
-            site = self._stop(module, "input", visit, (args, kwargs))
+        visits = self._visits
+        visit = visits[module] = visits.get(module, -1) + 1
+        if module in self._wanted_inputs or self.watchers:
+            site = self._stop(Site(module, "input", visit, (args, kwargs)))
             if site.is_skipped:
                 value = site.skip
             else:
@@ -131,20 +155,17 @@ class Run:
                 value = forward(*args, **kwargs)
         else:
             value = forward(*args, **kwargs)
-        key = (module, "output")
-        if key in self.wanted or key in self.watchers:
-            return self._stop(module, "output", visit, value).value
+        if module in self._wanted_outputs or self.watchers:
+            return self._stop(Site(module, "output", visit, value)).value
         return value
 
-    def _stop(self, module: nn.Module, kind: str, visit: int, value: Any) -> Site:
-        site = Site(module, kind, visit, value)
-        key = (module, kind)
-        if key in self.wanted:
+    def _stop(self, site: Site) -> Site:
+        if site.module in self.wanted[site.kind]:
             self.site = site
-            assert self._home is not None
-            self._home.switch()
-        for watcher in self.watchers.get(key, ()):
-            watcher(site)
+            self._home.switch()  # type: ignore[union-attr]
+        if self.watchers:
+            for watcher in self.watchers.get(site.kind, {}).get(site.module, ()):
+                watcher(site)
         return site
 
     def _task(self) -> greenlet:
@@ -162,60 +183,86 @@ class Run:
 
     def open(self, modules: list[nn.Module]) -> None:
         """Put gates on these modules for as long as the run lasts."""
-        gates = self._gates
+        gates = self.gated
+        if self.ended:
+            return
         for module in modules:
-            if module not in gates and not self.ended:
-                spare = self.spares.get(module)
-                gates[module] = gate = open_gate(module, spare)
-                if gate is not spare:
-                    self.spares[module] = gate
+            if module not in gates:
+                gates[module] = open_gate(module, self.spares)
+
+    def watch(self, key: Key, watcher: Callable[[Site], None]) -> None:
+        """Call `watcher` with the site, after all edits, whenever the model passes `key`."""
+        self.watchers.setdefault(key[1], {}).setdefault(key[0], []).append(watcher)
 
     def want(self, key: Key) -> None:
         """Let the model stop at `key`."""
-        self.wanted[key] = self.wanted.get(key, 0) + 1
+        wanted = self.wanted[key[1]]
+        wanted[key[0]] = wanted.get(key[0], 0) + 1
 
     def unwant(self, key: Key) -> None:
         """Take one `want` back."""
-        left = self.wanted.get(key, 1) - 1
+        wanted = self.wanted[key[1]]
+        left = wanted.get(key[0], 1) - 1
         if left:
-            self.wanted[key] = left
+            wanted[key[0]] = left
         else:
-            self.wanted.pop(key, None)
+            wanted.pop(key[0], None)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for any place."""
+        return bool(self.wanted["input"] or self.wanted["output"])
 
     def stands_at(self, key: Key, participant: Participant) -> bool:
         """Whether the run stands at `key`, on a visit that the participant has not used up."""
         site = self.site
-        if site is None or site is participant.spent:
-            return False
-        return site.module is key[0] and site.kind == key[1]
+        return (
+            site is not None
+            and site.module is key[0]
+            and site.kind == key[1]
+            and site is not participant.spent
+        )
+
+    def go(self, module: Any, kind: str) -> None:
+        """Drive the model until it stands at a place or has ended (the in-place block's way)."""
+        wanted = self.wanted[kind]
+        wanted[module] = wanted.get(module, 0) + 1
+        try:
+            while not self.ended:
+                self.advance()
+                site = self.site
+                if site is not None and site.module is module and site.kind == kind:
+                    return
+        finally:
+            if wanted.get(module) == 1:
+                del wanted[module]
+            else:
+                self.unwant((module, kind))
 
     def advance(self) -> None:
         """Resume the model to the next place somebody waits for, and let the others act there."""
-        self.resume()
+        if not self.ended:
+            site = self.site
+            if site is not None:
+                self.site = None
+                if site.assigned:
+                    site.settle()
+                else:
+                    for tensor, version in site.versions:
+                        if tensor._version != version:
+                            self._note_touch(site)
+                            break
+            self._switch(None)
+            if self.error is not None:
+                error, self.error = self.error, None
+                explained = self.explain(error)
+                raise explained from (None if explained is not error else error.__cause__)
         if self.serve is not None:
             self.serve()
 
-    def resume(self) -> None:
-        """Resume the model until it stops or ends; an error of the model's is raised here."""
-        if self.ended:
-            return
-        self.leave_site()
-        self._switch()
-        if self.error is not None:
-            error, self.error = self.error, None
-            explained = self.explain(error)
-            raise explained from (None if explained is not error else error.__cause__)
-
-    def leave_site(self) -> None:
-        """Settle what was done at the present site: the model is about to go on from there."""
-        site, self.site = self.site, None
-        if site is None:
-            return
-        changed = bool(site.assigned)
-        site.settle()
-        if not changed and site.touched():
-            what = describe(site.value if site.kind == "output" else site.value[0])
-            self.note_edit(site, what, "changed in place")
+    def _note_touch(self, site: Site) -> None:
+        what = describe(site.value if site.kind == "output" else site.value[0])
+        self.note_edit(site, what, "changed in place")
 
     def note_edit(self, site: Site, before: str, after: str) -> None:
         """Remember an edit, for the message if the model fails later."""
@@ -231,7 +278,8 @@ class Run:
         """Unwind the call if it is still held, and take the gates off. Safe to call twice."""
         try:
             if self._began and not self.ended:
-                self.wanted = {}
+                self._wanted_inputs.clear()
+                self._wanted_outputs.clear()
                 self.watchers = {}
                 self.site = None
                 while not self.ended:
@@ -241,32 +289,42 @@ class Run:
             self.ended = True
             self._release()
 
-    def _switch(self, thrown: BaseException | None = None) -> None:
+    def _switch(self, thrown: BaseException | None) -> None:
+        """Let the model's greenlet run, under its own torch switches, until it comes back."""
         self._home = getcurrent()
-        mine = snapshot()
         carrier = self._carrier
+        grad, dtype = is_grad_enabled(), get_default_dtype()
+        # As a rule the two sides differ in nothing but grad mode, which is quick to change.
+        mine = None if grad_only() == PLAIN else snapshot()
         if carrier is None:
             carrier = self._carrier = borrow(self._task)
             carrier.model_run = self
             self._began = True
-            state = with_grad(mine, mine[0] and self.grad)
+            self._grad, self._dtype = grad and self.grad, dtype
+            self._state = None if mine is None else with_grad(mine, self._grad)
+        if mine is None and self._state is None and dtype is self._dtype:
+            set_grad(self._grad)
         else:
-            assert self._state is not None
-            state = self._state
-        switch_to(state, mine, self._guards)
+            mine = mine or snapshot()
+            switch_to(self._state or (self._grad, False, self._dtype, None, (), ()), mine, self._guards)
         try:
             if thrown is None:
                 carrier.switch()
             else:
                 carrier.throw(thrown)
         finally:
-            now = self._state = snapshot()
-            switch_to(mine, now, self._guards)
-        if self.ended:
-            self._release()
+            self._grad, self._dtype = is_grad_enabled(), get_default_dtype()
+            if mine is None and self._dtype is dtype and grad_only() == PLAIN:
+                self._state = None
+                set_grad(grad)
+            else:
+                self._state = snapshot()
+                switch_to(mine or (grad, False, dtype, None, (), ()), self._state, self._guards)
+            if self.ended:
+                self._release()
 
     def _release(self) -> None:
-        gates, self._gates = self._gates, {}
+        gates, self.gated = self.gated, {}
         for gate in gates.values():
             close_gate(gate)
         carrier, self._carrier = self._carrier, None
@@ -277,4 +335,4 @@ class Run:
 
     def was_called(self, module: nn.Module) -> bool:
         """Whether the module was called while this run watched it."""
-        return self._visits.get(module, 0) > 0
+        return module in self._visits

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 
 from nbsight.core.context import current_tracer
+from nbsight.core.run import place_of
 from nbsight.core.sites import Line, locate
 from nbsight.errors import NbsightWarning, OutsideTraceError
 
@@ -35,14 +36,20 @@ T = TypeVar("T")
 class Saved:
     """What is known of a saved tensor: where it was saved and what it looked like then."""
 
-    __slots__ = ("line", "origin", "path", "reference", "tokens", "version")
+    __slots__ = ("line", "origin", "reference", "tokens", "version")
 
     def __init__(self, tensor: torch.Tensor, line: Line) -> None:
-        self.reference = weakref.ref(tensor)
+        key = id(tensor)
+        self.reference = weakref.ref(tensor, lambda _: _saved.pop(key, None))
         self.line = line
         self.version = None if tensor.is_inference() else tensor._version
-        self.path: str | None = None
-        self.tokens: list[str] | None = None
+        self.origin: Any = None
+        self.tokens: Any = None
+
+    @property
+    def path(self) -> str | None:
+        """The place in the model that was read last before the value was saved."""
+        return None if self.origin is None else place_of(self.origin)
 
 
 # By id: tensors compare elementwise, so they cannot be keys. Entries leave with their tensor.
@@ -64,9 +71,10 @@ def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
     Raises:
         OutsideTraceError: no trace is running.
     """
-    if current_tracer() is None and hasattr(object, "save"):
+    tracer = current_tracer()
+    if tracer is None and hasattr(object, "save"):
         return object.save(tensor)  # type: ignore[attr-defined]
-    return _mark(tensor, sys._getframe(1))
+    return _mark(tracer, tensor, sys._getframe(1))
 
 
 def save(value: T) -> T:
@@ -81,11 +89,10 @@ def save(value: T) -> T:
     Raises:
         OutsideTraceError: no trace is running.
     """
-    return _mark(value, sys._getframe(1))
+    return _mark(current_tracer(), value, sys._getframe(1))
 
 
-def _mark(value: Any, frame: Any) -> Any:
-    tracer = current_tracer()
+def _mark(tracer: Any, value: Any, frame: Any) -> Any:
     if tracer is None:
         raise OutsideTraceError(
             "`save()` was called where no trace is running. A value is saved inside the block "
@@ -93,10 +100,8 @@ def _mark(value: Any, frame: Any) -> Any:
             "the value is already yours."
         )
     if isinstance(value, torch.Tensor):
-        key = id(value)
         record = Saved(value, (frame.f_code, frame.f_lasti))
-        record.reference = weakref.ref(value, lambda _: _saved.pop(key, None))
-        _saved[key] = record
+        _saved[id(value)] = record
         tracer.note_saved(value, record)
     else:
         tracer.note_saved(value, None)

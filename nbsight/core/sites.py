@@ -7,7 +7,6 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from nbsight.core.batching import map_tensors, splice
 
@@ -64,10 +63,10 @@ class Site:
     """
 
     __slots__ = (
-        "assigned", "kind", "line", "module", "shown", "skip", "tensors", "value", "views", "visit",
+        "assigned", "kind", "line", "module", "shown", "skip", "value", "versions", "views", "visit",
     )  # fmt: skip
 
-    def __init__(self, module: nn.Module, kind: str, visit: int, value: Any) -> None:
+    def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
         self.module = module
         self.kind = kind
         self.visit = visit
@@ -76,19 +75,17 @@ class Site:
         self.line: Line | None = None
         self.views: dict[Participant, Any] = {}
         self.shown: dict[Participant, Any] = {}
-        self.assigned: dict[Participant, Any] = {}
-        self.tensors: list[tuple[torch.Tensor, int]] = []
-        map_tensors(value, self._remember)
+        self.assigned: dict[Participant, Any] | None = None
+        if type(value) is torch.Tensor and not value.is_inference():
+            self.versions = [(value, value._version)]
+        else:
+            self.versions = []
+            map_tensors(value, self._remember)
 
     def _remember(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_inference():  # those do not count their versions
-            self.tensors.append((tensor, tensor._version))
+            self.versions.append((tensor, tensor._version))
         return tensor
-
-    @property
-    def key(self) -> tuple[nn.Module, str]:
-        """What participants wait for."""
-        return (self.module, self.kind)
 
     @property
     def is_skipped(self) -> bool:
@@ -97,31 +94,41 @@ class Site:
 
     def view(self, participant: Participant) -> Any:
         """This participant's rows of the value; the same object each time it asks."""
-        if participant in self.views:
-            return self.views[participant]
+        views = self.views
+        if participant in views:
+            return views[participant]
         rows = participant.rows
-        if self.assigned and (rows is None or rows.is_whole):
-            self.settle()
-        view = self.value if rows is None else rows.narrow(self.value)
-        self.views[participant] = view
+        if rows is None or rows.is_whole:
+            if self.assigned:
+                self.settle()
+            view = self.value
+        else:
+            view = rows.narrow(self.value)
+        views[participant] = view
         return view
 
     def assign(self, participant: Participant, value: Any, shown: Any) -> None:
         """Let the model go on with `value` in this participant's rows."""
-        self.views[participant] = value
-        self.shown[participant] = shown
         if participant.rows is None or participant.rows.is_whole:
             # Later readers of this site see it at once; earlier rows are overruled.
             self.value = value
-            self.assigned = {}
+            self.assigned = None
             self.views = {participant: value}
             self.shown = {participant: shown}
+            self.versions = []
         else:
+            self.views[participant] = value
+            self.shown[participant] = shown
+            if self.assigned is None:
+                self.assigned = {}
             self.assigned[participant] = value
 
     def touched(self) -> bool:
         """Whether a tensor of the value was changed in place since the run stopped here."""
-        return any(tensor._version != version for tensor, version in self.tensors)
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                return True
+        return False
 
     def settle(self) -> None:
         """Put the participants' values together; the run is about to go on."""
@@ -132,4 +139,4 @@ class Site:
                 if participant.rows is not None
             ]
             self.value = splice(self.value, parts)
-            self.assigned = {}
+            self.assigned = None

@@ -18,14 +18,28 @@ from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils import _python_dispatch
 
-__all__ = ["SideState", "snapshot", "switch_to", "with_grad"]
+__all__ = ["PLAIN", "SideState", "get_default_dtype", "grad_only", "is_grad_enabled", "set_grad", "snapshot", "switch_to", "with_grad"]
 
 SideState = tuple[bool, bool, torch.dtype, Any, tuple[Any, ...], tuple[Any, ...]]
 
-_set_grad = torch._C._set_grad_enabled
+set_grad = torch._C._set_grad_enabled
 _any_autocast = torch._C._is_any_autocast_enabled
 _function_depth = torch._C._len_torch_function_stack
 _dispatch_depth = torch._C._len_torch_dispatch_stack
+
+
+#: What `grad_only` answers when nothing but grad mode can differ.
+PLAIN = (False, False, 0, 0)
+
+
+def grad_only() -> tuple[bool, bool, int, int]:
+    """A quick look: equal to `PLAIN` when no inference mode, autocast or mode stack is set."""
+    return (
+        is_inference_mode_enabled(),
+        _any_autocast(),
+        _function_depth(),
+        _dispatch_depth(),
+    )
 
 
 def snapshot() -> SideState:
@@ -52,14 +66,15 @@ def switch_to(target: SideState, now: SideState, guards: list[Any]) -> None:
         guards: A list that belongs to the run. Inference mode is only changed by a guard that
             lives as long as the change, so one may be left in it until the next switch.
     """
+    if target[0] != now[0] and target[1:] == now[1:] and not guards:
+        set_grad(target[0])  # all that differs between a block and its model, as a rule
+        return
     if guards:
         guards.clear()
         now = snapshot()
-    if target == now:
-        return
     if target[1] != now[1]:
         guards.append(torch._C._InferenceMode(target[1]))
-    _set_grad(target[0])
+    set_grad(target[0])
     if target[2] != now[2]:
         torch.set_default_dtype(target[2])
     if target[3] != now[3]:

@@ -20,7 +20,7 @@ from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
-from nbsight.core.sites import Site, describe
+from nbsight.core.sites import Line, Site, describe
 from nbsight.core.steps import Steps
 from nbsight.errors import InputError
 
@@ -213,46 +213,62 @@ class Tracer:
             )
         return self.run
 
-    def _reach(self, envoy: Any, kind: str, what: str, frame: FrameType) -> tuple[Site, Any]:
-        run = self._running(f"{envoy._path}.{what}".lstrip("."))
-        participant = self.participant()
-        module = envoy._module
-        key = (module, kind)
-        if not run.stands_at(key, participant):
-            stood = run.site
-            run.open(envoy._gates())
-            run.want(key)
-            try:
-                participant.wait(run, key)
-            finally:
-                run.unwant(key)
-            line = (frame.f_code, frame.f_lasti)
-            if not run.stands_at(key, participant):
-                raise explain.missed(self, run, participant, envoy, what, line, stood)
-            if participant.step is not None and run.passes > participant.step + 1:
-                raise explain.passed_in_step(self, run, participant, envoy, what, line)
-            participant.last = (f"{envoy._path}.{what}", line)
+    def _reach(self, envoy: Any, what: str, frame: FrameType) -> tuple[Site, Any]:
+        run = self.run
+        if run is None:
+            run = self._running(f"{envoy._path}.{what}".lstrip("."))
+        participant = self.driver if run.serve is None else self.participant()
+        kind = "output" if what == "output" else "input"
+        line = (frame.f_code, frame.f_lasti)
         site = run.site
-        assert site is not None
-        site.line = (frame.f_code, frame.f_lasti)
+        if (
+            site is None
+            or site.module is not envoy._module
+            or site.kind != kind
+            or site is participant.spent
+        ):
+            site = self._travel(run, participant, envoy, what, kind, line)
+        site.line = line
         return site, participant
+
+    def _travel(
+        self, run: Run, participant: Any, envoy: Any, what: str, kind: str, line: Line
+    ) -> Site:
+        """Let the model go on to a place; return when it stands there."""
+        stood = run.site
+        gates = envoy._gates()
+        module = envoy._module
+        if module not in run.gated:
+            run.open(gates)
+        if participant is self.driver:
+            run.go(module, kind)
+        else:
+            participant.wait(run, (module, kind))
+        if run.ended:
+            raise explain.missed(self, run, participant, envoy, what, line, stood)
+        if participant.step is not None and run.passes > participant.step + 1:
+            raise explain.passed_in_step(self, run, participant, envoy, what, line)
+        participant.last = (envoy, what, line)
+        assert run.site is not None
+        return run.site
 
     def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
         """The value at a module, for the participant that asks."""
-        site, participant = self._reach(envoy, "output" if what == "output" else "input", what, frame)
+        site, participant = self._reach(envoy, what, frame)
         if what == "inputs":
             return site.view(participant)
-        if participant in site.shown:
-            return site.shown[participant]
+        shown = site.shown
+        if participant in shown:
+            return shown[participant]
         view = site.view(participant)
         if what == "input":
             view = _first(view)
-        shown = site.shown[participant] = envoy._show(what, view)
-        return shown
+        view = shown[participant] = envoy._show(what, view)
+        return view
 
     def write(self, envoy: Any, what: str, value: Any, frame: FrameType) -> None:
         """Replace the value at a module in the rows of the participant that asks."""
-        site, participant = self._reach(envoy, "output" if what == "output" else "input", what, frame)
+        site, participant = self._reach(envoy, what, frame)
         current = site.view(participant)
         if what == "output":
             accepted = envoy._accept("output", current, value)
@@ -272,7 +288,7 @@ class Tracer:
 
     def skip(self, envoy: Any, value: Any, frame: FrameType) -> None:
         """Replace the call of a module by a value."""
-        site, participant = self._reach(envoy, "input", "skip", frame)
+        site, participant = self._reach(envoy, "skip", frame)
         if participant.rows is not None and not participant.rows.is_whole:
             raise InputError(
                 f"`{envoy._path}.skip(...)` stops the module for the whole batch, and this invoke "
@@ -285,7 +301,7 @@ class Tracer:
         """Remember that `value` was saved in this trace."""
         self.saved.append((value, record))
         if record is not None:
-            record.path = self.participant().last[0] if self.participant().last else None
+            record.origin = self.participant().last
             record.tokens = self.tokens
 
 

@@ -58,8 +58,12 @@ class Worker(Participant):
 
     def wait(self, run: Run, key: Key) -> None:
         """Give way until the run stands at `key` or has ended."""
-        while not run.stands_at(key, self) and not run.ended:
-            self._give_way(lambda: run.ended or run.stands_at(key, self))
+        run.want(key)
+        try:
+            while not run.stands_at(key, self) and not run.ended:
+                self._give_way(lambda: run.ended or run.stands_at(key, self))
+        finally:
+            run.unwant(key)
 
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Give way until the root's call `number` has begun or the run has ended."""
@@ -191,7 +195,7 @@ class Crew:
         """Run everything: the bodies, and the model as far as they need it (or to its end)."""
         run = self.run
         self.serve()
-        while not run.ended and not self.was_stopped and (run.wanted or finish or run.must_finish):
+        while not run.ended and not self.was_stopped and (run.is_wanted or finish or run.must_finish):
             run.advance()
         if self.was_stopped:
             return
