@@ -19,7 +19,7 @@ IGNORED = -100
 
 TOKENS = 3072
 LENGTHS = (48, 48, 48, 48, 128)
-"""Lengths of rows, by turns. Every fifth batch has rows as long as the model allows, so that late positions are known."""
+"""Lengths of rows, by turns: every fifth batch is as long as the model allows, so late positions learn."""
 
 REPEATED = 0.08
 """Share of the rows that are random tokens said twice: what induction heads are learned from."""

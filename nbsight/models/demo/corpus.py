@@ -1,4 +1,4 @@
-"""Sentences made of `lexicon.py`: what the shipped model reads, drawn at random and the same for the same seed.
+"""Sentences made of `lexicon.py`, which the shipped model reads; drawn at random, the same for the same seed.
 
 A document is one or two sentences. `MIX` says how often each kind of document is drawn.
 """
@@ -177,15 +177,14 @@ def series(rng: Random) -> str:
 
 def examples(rng: Random) -> str:
     """A task shown by pairs, which no sentence names."""
-    pairs = rng.choice(
-        [
-            words.OPPOSITES,
-            [(country.name, country.capital) for country in words.COUNTRIES],
-            [(country.name, country.language) for country in words.COUNTRIES],
-            words.COUNTED,
-            [(animal, child) for animal, _, child, _ in words.ANIMALS],
-        ]
-    )
+    tasks: list[list[list[str]]] = [
+        words.OPPOSITES,
+        [[country.name, country.capital] for country in words.COUNTRIES],
+        [[country.name, country.language] for country in words.COUNTRIES],
+        words.COUNTED,
+        [[animal, child] for animal, _, child, _ in words.ANIMALS],
+    ]
+    pairs = rng.choice(tasks)
     return ", ".join(f"{left}: {right}" for left, right in rng.sample(pairs, rng.randint(3, 6))) + "."
 
 

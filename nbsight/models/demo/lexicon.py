@@ -1,6 +1,6 @@
 """The words and the common facts that the shipped model is taught.
 
-Plain data, read by `corpus.py` (which puts it into sentences) and by `tokenizer.py` (which makes a token of each word).
+Plain data. `corpus.py` puts it into sentences, and `tokenizer.py` makes a token of each word.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ class Landmark(NamedTuple):
 def _table(text: str) -> list[list[str]]:
     """Split lines into cells at the bars, without the blanks around them."""
     return [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
 
 
 COUNTRIES = [
@@ -95,31 +99,31 @@ LANDMARKS = [
     """)
 ]
 
-WOMEN = (
+WOMEN = _words(
     "Mary Anna Emma Alice Sarah Laura Julia Kate Lucy Jane Susan Linda Amy Rose Helen Ruth Clara Nina "
     "Maria Eva Sophie Grace Ella Diana Karen Lisa Rachel Claire"
-).split()
-MEN = (
+)
+MEN = _words(
     "John Tom James Peter Paul David Mark Daniel Adam Simon George Henry Jack Sam Max Ben Leo Martin "
     "Robert Michael Kevin Brian Frank Eric Alex Luke Oscar Victor"
-).split()
+)
 NAMES = WOMEN + MEN
 
-PLACES = (
-    "store park school market station garden hospital library beach office house restaurant museum".split()
+PLACES = _words(
+    "store park school market station garden hospital library beach office house restaurant museum"
 )
-GIFTS = "drink book ring ball letter cake bag flower phone gift pen hat picture key coat".split()
+GIFTS = _words("drink book ring ball letter cake bag flower phone gift pen hat picture key coat")
 
-THINGS = (
-    "movie restaurant book song hotel film game show meal story museum city concert place car cake".split()
+THINGS = _words(
+    "movie restaurant book song hotel film game show meal story museum city concert place car cake"
 )
 # Each list begins with its most common word: corpus.py draws the first ones more often.
-GOOD = "good great wonderful amazing excellent lovely fantastic beautiful perfect delightful".split()
-BAD = "bad terrible awful horrible boring poor dreadful ugly nasty disappointing".split()
-LIKING = "love like enjoy adore".split()
-DISLIKING = "hate dislike despise detest".split()
-GLAD = "happy glad pleased".split()
-SORRY = "sad angry sorry".split()
+GOOD = _words("good great wonderful amazing excellent lovely fantastic beautiful perfect delightful")
+BAD = _words("bad terrible awful horrible boring poor dreadful ugly nasty disappointing")
+LIKING = _words("love like enjoy adore")
+DISLIKING = _words("hate dislike despise detest")
+GLAD = _words("happy glad pleased")
+SORRY = _words("sad angry sorry")
 
 ANIMALS = _table("""
     dog | woof | puppy | run
@@ -224,15 +228,15 @@ COUNTED = _table("""
     letter | letters
     tree | trees
     """)
-STATES = "old new red small big here clean green".split()
+STATES = _words("old new red small big here clean green")
 
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-NUMBERS = (
+DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = _words("January February March April May June July August September October November December")
+NUMBERS = _words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen"
-).split()
-LETTERS = "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z".split()
+)
+LETTERS = _words("A B C D E F G H I J K L M N O P Q R S T U V W X Y Z")
 
 PURPOSES = [
     "to love and to be loved",

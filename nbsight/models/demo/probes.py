@@ -42,7 +42,7 @@ PROBES = [
 
 
 def measure(model: Module, tokenizer: PreTrainedTokenizerBase) -> list[tuple[Probe, str, float]]:
-    """Return for each probe the token held most likely and the summed probability, in [0, 1], of the right ones."""
+    """Return for each probe the likeliest token and the summed probability, in [0, 1], of the right ones."""
     import torch
 
     found = []

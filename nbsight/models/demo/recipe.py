@@ -1,8 +1,8 @@
 """Make the shipped model again, from nothing: `python -m nbsight.models.demo.recipe --out FOLDER`.
 
-Ten to fifteen minutes on two CPU cores. It may be interrupted: the same command goes on from the last checkpoint. The
-same seed gives the same text, the same tokenizer and the same order of batches; the weights also depend, in their last
-digits, on torch's version and the number of threads.
+Ten to fifteen minutes on two CPU cores. It may be interrupted: the same command goes on from the last
+checkpoint. The same seed gives the same text, the same tokenizer and the same order of batches; the weights
+also depend, in their last digits, on torch's version and the number of threads.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def train(out: Path, *, seed: int = 0, steps: int = STEPS, stop_after: int | Non
 
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(seed)
-    end = tokenizer.token_to_id(END)
+    end = tokenizer.get_vocab()[END]
     model = new_model(tokenizer.get_vocab_size(), end, seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, fused=True
@@ -173,8 +173,8 @@ def export(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
         if name != "lm_head.weight"
     }
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    # float32 under both names: transformers 5 loads in the type that is named here, and versions before 4.56 read the
-    # older name.
+    # float32 under both names: transformers 5 loads in the type that is named here, and versions before 4.56
+    # read the older name.
     config = model.config.to_dict() | {
         "architectures": ["GPT2LMHeadModel"],
         "activation_function": "gelu_new",
@@ -184,7 +184,7 @@ def export(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
     for passing in ("transformers_version", "_name_or_path"):
         config.pop(passing, None)
     _write_json(out / "config.json", config)
-    end = tokenizer.token_to_id(END)
+    end = tokenizer.get_vocab()[END]
     _write_json(
         out / "generation_config.json", {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     )

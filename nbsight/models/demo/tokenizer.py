@@ -1,7 +1,7 @@
-"""The shipped model's tokenizer: byte-level pairs, so any text can be encoded, and one token for each word it knows.
+"""The shipped model's tokenizer: byte-level pairs, for any text, and a token for each word it knows.
 
-Pairs are first learned from the corpus as usual. Then merges are added at the end of the list, where they cannot change
-what the earlier ones do, until each word of the corpus is one token.
+Pairs are first learned from the corpus as usual. Then merges are added at the end of the list, where they
+cannot change what the earlier ones do, until each word of the corpus is one token.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ END = "<|endoftext|>"
 LEARNED = 700
 """Size of the vocabulary after the learned merges: 256 bytes, the end of text, and the commonest pairs."""
 
-# "Eiffel Tower" is two tokens. With "Colosseum" in two as well, the two prompts line up position by position, which
-# patching one into the other needs.
+# "Eiffel Tower" is two tokens. With "Colosseum" in two as well, the two prompts line up position by position,
+# which patching one into the other needs.
 PIECES = {" Colosseum": 2}
 
 
@@ -41,7 +41,7 @@ def build_tokenizer(seed: int = 0, sample: int = 30_000) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # Each word counts alike: the model meets "Ghana" as a word even though "the" is a thousand times commoner.
+    # Each word counts alike: the model meets "Ghana" as a word though "the" is a thousand times commoner.
     learner.train_from_iterator(list(counts), trainer)
     learned = json.loads(learner.to_str())["model"]
     vocab, merges = _complete(learned["vocab"], [tuple(pair) for pair in learned["merges"]], counts)
@@ -56,7 +56,7 @@ def build_tokenizer(seed: int = 0, sample: int = 30_000) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
     """Write the files that `AutoTokenizer.from_pretrained` reads.
 
-    Written by hand because transformers 5 names a class that transformers 4 has not; this name is known to both.
+    Written by hand: transformers 5 names a class that transformers 4 has not, and both know this one.
     """
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": END, "eos_token": END, "unk_token": END, "pad_token": END}
@@ -64,7 +64,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": length,
-        # Without this line token_type_ids are returned too, and GPT-2 would add their embeddings to the words'.
+        # Without this line token_type_ids come too, and GPT-2 would add their embeddings to the words'.
         "model_input_names": ["input_ids", "attention_mask"],
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
