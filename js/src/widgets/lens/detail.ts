@@ -1,0 +1,120 @@
+import { h } from '../../shared/dom';
+import { KernelError } from '../../shared/rpc';
+import { probability, visible } from '../../shared/tokens';
+import type { LensData } from './data';
+import type { Host, Place, Ranking } from './types';
+
+const TOP_K = 10;
+const PATIENCE = 1000; // milliseconds before saying that the kernel is busy
+
+/** The ranking of the chosen cell: what was kept at once, then what the model answers. */
+export class Detail {
+  readonly node = h('aside', { class: 'nbsight-lens-detail', 'aria-label': 'Likeliest next tokens' });
+  private asking = new AbortController();
+
+  constructor(
+    private data: LensData,
+    private readonly host: Host,
+    private readonly announce: (text: string) => void
+  ) {
+    this.show(null);
+  }
+
+  replace(data: LensData): void {
+    this.data = data;
+    this.show(null);
+  }
+
+  /** Show a cell; a question still open for another one is taken back. */
+  show(place: Place | null): void {
+    this.asking.abort();
+    this.node.dataset.state = 'idle';
+    if (!place) {
+      const hint = 'Click a cell, or move with the arrow keys and press Enter.';
+      this.node.replaceChildren(h('h3', {}, 'Likeliest next tokens'), h('p', {}, hint));
+      return;
+    }
+    const kept = this.data.kept(place);
+    if (!this.host.detail) {
+      this.draw(place, kept, `The ${kept.tokens.length} kept with the result.`);
+      return;
+    }
+    void this.ask(place, kept, this.host.detail.bind(this.host));
+  }
+
+  stop(): void {
+    this.asking.abort();
+  }
+
+  private async ask(place: Place, kept: Ranking, detail: NonNullable<Host['detail']>): Promise<void> {
+    this.asking = new AbortController();
+    const { signal } = this.asking;
+    this.node.dataset.state = 'asking';
+    this.draw(place, kept, `Asking the model for ${TOP_K}…`);
+    const timer = setTimeout(() => {
+      this.draw(place, kept, 'The kernel is busy or gone; the rest comes when it answers.');
+    }, PATIENCE);
+    try {
+      const ranking = await detail(place, TOP_K, signal);
+      if (signal.aborted) {
+        return;
+      }
+      this.node.dataset.state = 'answered';
+      this.draw(place, ranking, `Top ${ranking.tokens.length}, computed by the model just now.`);
+      const best = `${visible(ranking.tokens[0]!)} ${probability(ranking.probs[0]!)}`;
+      this.announce(
+        `Layer ${place[0]}, position ${place[1]}: ${ranking.tokens.length} tokens, first ${best}`
+      );
+    } catch (error) {
+      if (!signal.aborted) {
+        this.node.dataset.state = 'failed';
+        this.draw(place, kept, `The ${kept.tokens.length} kept with the result.`, error as Error);
+        this.announce(`The model could not answer: ${(error as Error).message}`);
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  private draw(place: Place, ranking: Ranking, note: string, error?: Error): void {
+    const [layer, position] = place;
+    const label = this.data.header.layers[layer];
+    this.node.replaceChildren(
+      h('h3', {}, `Layer ${label} · position ${position}`),
+      h('p', {}, 'after ', h('code', {}, visible(this.data.header.tokens[position]!)), ', likeliest next'),
+      h('ol', {}, ...ranking.tokens.map((_, rank) => bar(ranking, rank)))
+    );
+    if (error) {
+      this.node.append(this.failure(error, place));
+    }
+    this.node.append(h('p', { class: 'nbsight-lens-note' }, note));
+  }
+
+  private failure(error: Error, place: Place): HTMLElement {
+    const again = h('button', { type: 'button' }, 'Ask again');
+    again.addEventListener('click', () => this.show(place));
+    const kind = error instanceof KernelError ? error.type : 'The page failed';
+    const trace = error instanceof KernelError && error.traceback;
+    return h(
+      'div',
+      { class: 'nbsight-lens-error', role: 'alert' },
+      h('strong', {}, kind),
+      h('span', {}, error.message),
+      trace ? h('details', {}, h('summary', {}, 'Where in Python'), h('pre', {}, trace)) : null,
+      again
+    );
+  }
+}
+
+function bar(ranking: Ranking, rank: number): HTMLElement {
+  const token = visible(ranking.tokens[rank]!);
+  const prob = ranking.probs[rank]!;
+  const width = `width: ${(100 * Math.min(1, Math.max(0, prob))).toFixed(2)}%`;
+  return h(
+    'li',
+    { title: `${token} (id ${ranking.ids[rank]}), probability ${prob}` },
+    h('span', { class: 'nbsight-lens-mono' }, token),
+    h('span', { class: 'nbsight-lens-bar', 'aria-hidden': 'true' }, h('i', { style: width })),
+    h('span', {}, probability(prob))
+  );
+}

@@ -1,0 +1,1 @@
+"""What `%load_ext nbsight` adds to a notebook."""

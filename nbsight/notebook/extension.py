@@ -1,0 +1,44 @@
+"""`%load_ext nbsight`: results show themselves as widgets, and completion lists children first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbsight.notebook.completion import envoy_matcher
+
+__all__ = ["load_ipython_extension", "unload_ipython_extension"]
+
+# What was added to which shell, so that unloading takes off exactly that.
+_added: dict[int, dict[str, Any]] = {}
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """Called by `%load_ext nbsight`; a second call changes nothing."""
+    if id(ip) in _added:
+        return
+    matcher = envoy_matcher(ip.user_ns)
+    ip.Completer.custom_matchers.append(matcher)
+    # By name: a notebook that shows no lens never imports widgets.
+    ip.display_formatter.mimebundle_formatter.for_type_by_name("nbsight.results.lens", "Lens", lens_bundle)
+    _added[id(ip)] = {"matcher": matcher}
+
+
+def unload_ipython_extension(ip: Any) -> None:
+    """Called by `%unload_ext nbsight`: everything is as before."""
+    added = _added.pop(id(ip), None)
+    if added is None:
+        return
+    if added["matcher"] in ip.Completer.custom_matchers:
+        ip.Completer.custom_matchers.remove(added["matcher"])
+    formatter = ip.display_formatter.mimebundle_formatter
+    formatter.deferred_printers.pop(("nbsight.results.lens", "Lens"), None)
+    for type_ in list(formatter.type_printers):
+        if formatter.type_printers[type_] is lens_bundle:
+            formatter.pop(type_)
+
+
+def lens_bundle(lens: Any, include: Any = None, exclude: Any = None) -> Any:
+    """A lens as the last expression of a cell: the widget, with its copies."""
+    from nbsight.widgets.lens import LensWidget
+
+    return LensWidget(lens)._repr_mimebundle_()
