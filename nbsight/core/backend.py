@@ -7,7 +7,9 @@ The core knows no transport: backends are registered by name, or are passed as o
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +18,7 @@ from nbsight.errors import RemoteError
 if TYPE_CHECKING:
     from nbsight.core.capture import Block
 
-__all__ = ["Backend", "Job", "register", "resolve"]
+__all__ = ["Backend", "Job", "in_job", "register", "resolve", "running_job"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class Job:
         block: The captured body.
         values: What the names that the body reads mean in the user's frame.
         target: The name after `as`, or None.
+        grad: Whether the trace records gradients.
+        finish: Whether the trace was asked to run to its end.
+        lines: The lines of the file that the block stands in.
+        globals: The globals that the block binds its names in; None if it stands in a function.
     """
 
     model: Any
@@ -42,6 +48,10 @@ class Job:
     block: Block
     values: dict[str, Any]
     target: str | None
+    grad: bool | None = None
+    finish: bool = False
+    lines: list[str] | None = None
+    globals: dict[str, Any] | None = None
 
 
 class Backend(Protocol):
@@ -58,6 +68,24 @@ _factories: dict[str, Callable[[], Backend]] = {}
 def register(name: str, factory: Callable[[], Backend]) -> None:
     """Make `remote="name"` mean this backend."""
     _factories[name] = factory
+
+
+_inside: ContextVar[bool] = ContextVar("nbsight_inside_job", default=False)
+
+
+@contextmanager
+def running_job() -> Iterator[None]:
+    """Say that what runs in this context is a job already."""
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
+def in_job() -> bool:
+    """Whether this code runs as part of a job; then `remote=` on a trace means "here"."""
+    return _inside.get()
 
 
 def resolve(remote: Any) -> Backend:

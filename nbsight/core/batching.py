@@ -8,6 +8,8 @@ last whatever the others needed.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +84,12 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
             return type(value)(**changed)
         except TypeError:  # a mapping whose constructor does not take its keys as keywords
             return changed
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        new = {name: map_tensors(getattr(value, name), change) for name in names}
+        if all(new[name] is getattr(value, name) for name in names):
+            return value
+        return _with_fields(value, new)
     if isinstance(value, (tuple, list)):
         items = [map_tensors(item, change) for item in value]
         if all(new is old for new, old in zip(items, value)):
@@ -90,6 +98,14 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
             return type(value)(*items)
         return type(value)(items)
     return value
+
+
+def _with_fields(value: Any, fields: dict[str, Any]) -> Any:
+    """A copy of a dataclass object with other fields (also frozen ones, without `__init__`)."""
+    changed = copy.copy(value)
+    for name, item in fields.items():
+        object.__setattr__(changed, name, item)
+    return changed
 
 
 def splice(full: Any, parts: list[tuple[Rows, Any]]) -> Any:
@@ -119,6 +135,17 @@ def _merge(full: Any, parts: list[tuple[Rows, Any]]) -> Any:
             for key, item in full.items()
         }
         return merged if type(full) is dict else type(full)(**merged)
+    if dataclasses.is_dataclass(full) and not isinstance(full, type):
+        names = [field.name for field in dataclasses.fields(full)]
+        return _with_fields(
+            full,
+            {
+                name: _merge(
+                    getattr(full, name), [(rows, getattr(part, name)) for rows, part in parts]
+                )
+                for name in names
+            },
+        )
     if isinstance(full, (tuple, list)):
         for _, part in parts:
             if not isinstance(part, (tuple, list)) or len(part) != len(full):

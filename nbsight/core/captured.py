@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
 from types import FrameType
 from typing import Any
 
 from nbsight.core.backend import Job, resolve
-from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
+from nbsight.core.capture import Block, BodySkipped, block_at, finders, skip_body
+from nbsight.core.gradients import speaks_of_gradients
 from nbsight.core.scope import frame_values, write_back
 from nbsight.errors import CaptureError
 
@@ -62,10 +64,42 @@ class Captured:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         handle: Any,
+        *,
+        grad: bool | None = None,
+        finish: bool = False,
     ) -> None:
-        """Run the block where `remote` says and bind its names in the user's frame."""
+        """Run the block where `remote` says and bind its names in the user's frame.
+
+        Args:
+            grad: Whether to record gradients; None asks the code around the block.
+            finish: Whether the run has to go to its end.
+        """
         target = self.block.target
         if target is not None:
             write_back(self.frame, {target: handle})
-        job = Job(model, kind, method, args, kwargs, self.block, self.values, target)
+        frame = self.frame
+        job = Job(
+            model,
+            kind,
+            method,
+            args,
+            kwargs,
+            self.block,
+            self.values,
+            target,
+            grad=speaks_of_gradients(frame.f_code) if grad is None else grad,
+            finish=finish,
+            lines=_lines(frame),
+            globals=frame.f_globals if frame.f_locals is frame.f_globals else None,
+        )
         write_back(self.frame, resolve(remote).run(job))
+
+
+def _lines(frame: FrameType) -> list[str] | None:
+    """The lines of the file or cell that a frame runs."""
+    lines: list[str] | None = linecache.getlines(frame.f_code.co_filename, frame.f_globals)
+    for finder in finders if not lines else ():
+        lines = finder(frame)
+        if lines:
+            break
+    return lines or None

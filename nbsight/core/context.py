@@ -2,48 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Optional
+from types import FrameType
+from typing import Any, Optional
 
-if TYPE_CHECKING:
-    from nbsight.core.tracer import Tracer
-
-__all__ = ["current_tracer", "enter", "leave", "tracer_of"]
+__all__ = ["current_tracer", "enter", "leave", "running", "tracer_of", "users_frame"]
 
 #: The innermost trace and what was there before it: (tracer, rest) or None.
 _stack: ContextVar[Optional[tuple[Any, Any]]] = ContextVar("nbsight_traces", default=None)
 
+_SUSPENDS = 0x20 | 0x80 | 0x200  # code flags of generators, coroutines, asynchronous generators
 
-def enter(tracer: Tracer) -> None:
+
+def enter(tracer: Any) -> None:
     """Make `tracer` the innermost trace."""
     _stack.set((tracer, _stack.get()))
 
 
-def leave(tracer: Tracer) -> None:
+def leave(tracer: Any) -> None:
     """Remove `tracer`, wherever it stands (blocks in generators may end out of order)."""
     _stack.set(_without(_stack.get(), tracer))
 
 
-def _without(stack: Any, tracer: Tracer) -> Any:
+def _without(stack: Any, tracer: Any) -> Any:
     if stack is None:
         return None
     top, rest = stack
-    if top is tracer:
-        return rest
+    # Traces that ended in another context are dropped on the way.
+    if top is tracer or top.done:
+        return _without(rest, tracer)
     return (top, _without(rest, tracer))
 
 
-def current_tracer() -> Tracer | None:
-    """The innermost running trace, of whatever model."""
-    stack = _stack.get()
-    return None if stack is None else stack[0]
-
-
-def tracer_of(root: object) -> Tracer | None:
-    """The innermost running trace of this model."""
+def running() -> Iterator[Any]:
+    """The traces and sessions that run here, innermost first."""
     stack = _stack.get()
     while stack is not None:
-        if stack[0].root is root:
-            return stack[0]
+        if not stack[0].done:
+            yield stack[0]
         stack = stack[1]
-    return None
+
+
+def current_tracer() -> Any:
+    """The innermost running trace or session, of whatever model; None when there is none."""
+    return next(running(), None)
+
+
+def tracer_of(root: object, frame: FrameType) -> Any:
+    """The running trace of this model that code in `frame` means; None when there is none.
+
+    As a rule that is the innermost one. Two suspended generators may each hold a trace open in
+    one context; then it is the one whose block `frame` was called from.
+    """
+    candidates = [tracer for tracer in running() if tracer.root is root]
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    asking: FrameType | None = frame
+    while asking is not None:
+        for tracer in candidates:
+            if tracer.frame is asking:
+                return tracer
+        asking = asking.f_back
+    for tracer in candidates:
+        if tracer.frame is None or not tracer.frame.f_code.co_flags & _SUSPENDS:
+            return tracer
+    return candidates[0]
+
+
+def users_frame(frame: FrameType) -> FrameType:
+    """The frame that holds the `with` statement, when `contextlib` entered it."""
+    found: FrameType | None = frame
+    while found is not None and found.f_globals.get("__name__") == "contextlib":
+        found = found.f_back
+    return found or frame

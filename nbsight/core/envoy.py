@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from sys import _getframe
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,8 +21,6 @@ from nbsight.errors import OutsideTraceError, PathError
 
 __all__ = ["Envoy"]
 
-#: Containers are indexed, never called: nothing can stop in them.
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 class Envoy:
@@ -55,41 +54,48 @@ class Envoy:
     @property
     def output(self) -> Any:
         """What the module returned, held before anything else sees it; assign to replace it."""
+        frame = _getframe(1)
         stack = _stack.get()
-        if stack is not None and stack[0].root is self._root:
-            return stack[0].read(self, "output", _getframe(1))
-        return self._tracer("output").read(self, "output", _getframe(1))
+        if stack is not None and stack[0].frame is frame and stack[0].root is self._root:
+            return stack[0].read(self, "output", frame)  # the common case, without a search
+        return self._tracer("output", frame).read(self, "output", frame)
 
     # The setters are reached through `__setattr__`, so the user's frame is one further up.
 
     @output.setter
     def output(self, value: Any) -> None:
-        self._tracer("output").write(self, "output", value, _getframe(2))
+        frame = _getframe(2)
+        self._tracer("output", frame).write(self, "output", value, frame)
 
     @property
     def input(self) -> Any:
         """The module's first argument; assign to replace it."""
-        return self._tracer("input").read(self, "input", _getframe(1))
+        frame = _getframe(1)
+        return self._tracer("input", frame).read(self, "input", frame)
 
     @input.setter
     def input(self, value: Any) -> None:
-        self._tracer("input").write(self, "input", value, _getframe(2))
+        frame = _getframe(2)
+        self._tracer("input", frame).write(self, "input", value, frame)
 
     @property
     def inputs(self) -> Any:
         """All the module's arguments, `(args, kwargs)`; assign a pair to replace them."""
-        return self._tracer("inputs").read(self, "inputs", _getframe(1))
+        frame = _getframe(1)
+        return self._tracer("inputs", frame).read(self, "inputs", frame)
 
     @inputs.setter
     def inputs(self, value: Any) -> None:
-        self._tracer("inputs").write(self, "inputs", value, _getframe(2))
+        frame = _getframe(2)
+        self._tracer("inputs", frame).write(self, "inputs", value, frame)
 
     def skip(self, value: Any) -> None:
         """Do not run the module in this run; go on with `value` as its output."""
-        self._tracer("skip").skip(self, value, _getframe(1))
+        frame = _getframe(1)
+        self._tracer("skip", frame).skip(self, value, frame)
 
-    def _tracer(self, what: str) -> Any:
-        tracer = tracer_of(self._root)
+    def _tracer(self, what: str, frame: FrameType) -> Any:
+        tracer = tracer_of(self._root, frame)
         if tracer is None:
             place = f"{self._path}.{what}" if self._path else what
             raise OutsideTraceError(
@@ -209,7 +215,7 @@ class Envoy:
                 f"`{self._path or 'model'}` is a {type(self._module).__name__}: only lists of "
                 "modules can be looped over; for all submodules write `.modules()`."
             )
-        return iter([self._child(name) for name in self._children_names()])
+        return iter([self._child(name) for name in self._module._modules])
 
     def __len__(self) -> int:
         if not isinstance(self._module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
@@ -264,9 +270,7 @@ class Envoy:
                 object.__setattr__(self, "_module", now)
                 object.__setattr__(self, "_gated", None)
         if self._gated is None:
-            above = [] if self._parent is None else self._parent._gates()
-            own = [] if isinstance(self._module, _CONTAINERS) else [self._module]
-            object.__setattr__(self, "_gated", [*above, *own])
+            object.__setattr__(self, "_gated", self._root._way_to(self))  # type: ignore[attr-defined]
         return self._gated
 
     @property

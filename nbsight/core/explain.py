@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import re
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,17 @@ def missed(
 ) -> NbsightError:
     """The error for a place that the run ended without reaching."""
     asked = f"{envoy._path}.{what}".lstrip(".")
+    if run.failure is not None:
+        return OutOfOrderError(
+            f"`{asked}` was asked for, but the model failed earlier in this run: {run.failure}\n"
+            f"  {show_line(line)}\nNothing after that place has a value."
+        )
+    for module, skipped in run.skipped.items():
+        if envoy._module is not module and any(envoy._module is sub for sub in module.modules()):
+            return NeverCalledError(
+                f"`{asked}` was asked for, but `{run.name(module)}` was skipped, so nothing inside "
+                f"it runs.\n  {show_line(line)}\nIt was skipped here:\n  {show_line(skipped)}"
+            )
     if not (run.was_called(envoy._module) or _is_called(run, envoy._module)):
         return NeverCalledError(
             f"`{asked}` was asked for, but this run never calls `{envoy._path or 'model'}` "
@@ -110,12 +122,15 @@ def _is_called(run: Run, module: nn.Module) -> bool:
         return True
     args, kwargs = run.repeat
 
+    me = threading.get_ident()
+
     def found(*_: Any) -> None:
-        raise _Found
+        if threading.get_ident() == me:  # another thread may be using the model
+            raise _Found
 
     hook = module.register_forward_pre_hook(found)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             run.root(*args, **kwargs)
     except _Found:
         return True
@@ -129,11 +144,11 @@ def _is_called(run: Run, module: nn.Module) -> bool:
 # -- the model failed ------------------------------------------------------------------------------
 
 
-def model_failed(run: Run, root: Any, error: BaseException) -> BaseException:
+def model_failed(run: Run, error: BaseException) -> BaseException:
     """The error for a failure inside the model, naming the module and the edit before it."""
     if not isinstance(error, Exception) or isinstance(error, NbsightError):
         return error
-    lines = [f"the model failed in `{_where(root, error)}`: {type(error).__name__}: {error}"]
+    lines = [f"the model failed in `{_where(run.model, error)}`: {type(error).__name__}: {error}"]
     for edit in run.edits[-3:]:
         lines.append(
             f"`{edit.path}.{edit.kind}` had been changed before that:\n  {show_line(edit.line)}\n"
@@ -144,6 +159,7 @@ def model_failed(run: Run, root: Any, error: BaseException) -> BaseException:
     lines.append("The model's own traceback is in the error's `.original`.")
     failure = _like(error)("\n".join(lines))
     failure.original = error
+    del error
     return failure
 
 
@@ -215,7 +231,7 @@ def _without_own(trace: TracebackType | None) -> TracebackType | None:
 def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> str | None:
     """What to say about a torch size error on a line of the block."""
     run = tracer.run
-    participant = tracer.participant()
+    participant = tracer.failed or tracer.participant()
     site = run.site if run is not None else None
     if run is None or site is None or participant not in site.views:
         return None

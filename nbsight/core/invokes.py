@@ -12,7 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
-from nbsight.core.scope import Names, frame_values, write_back
+from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
+from nbsight.core.torch_state import SideState, snapshot
 from nbsight.core.workers import Crew, Worker
 from nbsight.errors import CaptureError, InputError
 
@@ -33,6 +34,7 @@ class Invoker:
         self.block: Block | None = None
         self.frame: FrameType | None = None
         self.values: dict[str, Any] = {}
+        self.state: SideState | None = None
         self._undo: Any = None
 
     @property
@@ -57,6 +59,7 @@ class Invoker:
             return self
         self.frame = frame
         self.values = frame_values(frame, self.block.loads)
+        self.state = snapshot()
         self._undo = skip_body(frame)
         return self
 
@@ -75,6 +78,11 @@ class Invoker:
             return False
         self.tracer.invokes.append(self)
         return True
+
+    def is_stale(self, name: str) -> bool:
+        """Whether the frame's value of a name can only come from an earlier run of this code."""
+        assert self.block is not None and self.frame is not None
+        return is_left_behind(self.frame, name, self.block.filename, self.block.line)
 
     def _start_in_place(self, frame: FrameType) -> None:
         if not self.has_input:
@@ -100,23 +108,25 @@ def run_invokes(tracer: Tracer) -> None:
     of = dict(zip(filled, rows))
     for invoker in tracer.invokes:
         assert invoker.block is not None and invoker.frame is not None
-        names = Names(invoker.values, invoker.frame.f_globals)
+        names = Names(invoker.values, invoker.frame.f_globals, stale=invoker.is_stale)
         if invoker.block.target is not None:
             names[invoker.block.target] = invoker
         own = of.get(invoker)
-        worker = Worker(invoker.block, names, own if len(filled) > 1 or own is None else None)
+        rows_seen = own if len(filled) > 1 or own is None else None
+        worker = Worker(invoker.block, names, rows_seen, invoker.state)
         worker.run = run
         crew.add(worker)
     try:
         crew.work(finish=tracer.must_finish)
     finally:
+        tracer.failed = crew.failed
         # What the bodies bound is the user's even when a later body failed.
         for invoker, worker in zip(tracer.invokes, crew.workers):
             assert invoker.frame is not None
             bound = worker.bound()
             if worker.block.target is not None:
                 bound.setdefault(worker.block.target, invoker)
-            write_back(invoker.frame, bound)
+            write_back(invoker.frame, bound, invoker.block.filename)
             invoker.frame = None
         crew.close()
         run.close()

@@ -51,6 +51,11 @@ class Model(Envoy):
             A tracer, to be used in a `with` statement.
         """
         fn = kwargs.pop("fn", None)
+        if not trace and kwargs.get("remote"):
+            raise InputError(
+                "trace=False runs the model here and now; for a remote run write "
+                "`with model.trace(prompt, remote=...) as tracer: output = model.output.save()`."
+            )
         tracer = Tracer(self, _method_name(fn), args, kwargs)
         return tracer if trace else tracer.run_through()
 
@@ -98,8 +103,13 @@ class Model(Envoy):
         """Let this envoy and all below it stand for the modules of another, equal tree."""
         object.__setattr__(self, "_module", module)
         # A module that can be reached by two paths has one envoy, under its first path.
-        paths = {id(sub): name for name, sub in module.named_modules()}
+        paths: dict[int, str] = {}
+        others: dict[int, list[str]] = {}
+        for name, sub in module.named_modules(remove_duplicate=False):
+            if paths.setdefault(id(sub), name) != name:
+                others.setdefault(id(sub), []).append(name)
         object.__setattr__(self, "_paths", paths)
+        object.__setattr__(self, "_other_paths", others)
         kept, envoys = [self, *self._envoys.values()], {}
         for envoy in kept:
             new = module.get_submodule(envoy._path)
@@ -122,6 +132,19 @@ class Model(Envoy):
         envoy = self._envoy_class(path, module)(module, path, parent)
         self._envoys[id(module)] = envoy
         return envoy
+
+    def _way_to(self, envoy: Envoy) -> list[nn.Module]:
+        """The modules that may be running around a call of the envoy's module, and itself."""
+        way: dict[nn.Module, None] = {}
+        for path in (envoy._path, *self._other_paths.get(id(envoy._module), ())):
+            module = self._module
+            way[module] = None
+            for name in path.split(".") if path else ():
+                module = module._modules[name]
+                # Bare lists of modules are never called.
+                if type(module).forward is not nn.Module.forward:
+                    way[module] = None
+        return list(way)
 
     def _path_of(self, module: nn.Module) -> str:
         if module is self._module:

@@ -53,6 +53,10 @@ class Stop(GreenletExit):
     """Unwinds a forward that nobody observes any more. Not an `Exception`: models catch those."""
 
 
+def _nothing() -> None:
+    """The call of a run that is over."""
+
+
 class Participant:
     """Somebody who reads and writes in a run.
 
@@ -62,8 +66,10 @@ class Participant:
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows
-        #: The site that an `iter` loop has used up: the next request wants a later one.
-        self.spent: Site | None = None
+        #: In a loop over calls of a module within one forward: the call that is meant.
+        self.occurrence: int | None = None
+        #: The first place that the present turn of a loop asked for.
+        self.turn_key: Key | None = None
         #: The step of a generation to which requests are bound; None binds them to what comes.
         self.step: int | None = None
         #: The last place that was reached and the line that asked, for messages.
@@ -72,6 +78,15 @@ class Participant:
     def wait(self, run: Run, key: Key) -> None:
         """Return when the run stands at `key` next, or has ended."""
         run.go(*key)
+
+    def wait_for_occurrence(self, run: Run, key: Key) -> None:
+        """Return when the run stands at the call of `key` that the loop means, or has ended."""
+        if self.turn_key is None:
+            self.turn_key = key
+        while True:
+            self.wait(run, key)
+            if run.ended or run.site.visit >= self.occurrence:  # type: ignore
+                return
 
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Return when the root's call `number` has begun or the run has ended."""
@@ -109,7 +124,15 @@ class Run:
         self.name = name
         self.spares = {} if spares is None else spares
         #: Turns an error of the model's into the one that the user sees.
-        self.explain: Callable[[BaseException], BaseException] = lambda error: error
+        self.explain: Callable[[Run, BaseException], BaseException] = lambda run, error: error
+        #: The root envoy, for messages.
+        self.model: Any = None
+        #: The message of the model's own failure, if it failed.
+        self.failure: str | None = None
+        #: Modules whose call was replaced, and the line that said so.
+        self.skipped: dict[Any, Line | None] = {}
+        #: Whether the call returned (it did not fail and was not unwound).
+        self.finished = False
         #: The arguments with which the same forward can be run once more, if it can.
         self.repeat: tuple[Any, Any] | None = None
         self.site: Site | None = None
@@ -171,6 +194,7 @@ class Run:
     def _task(self) -> greenlet:
         try:
             self.result = self.call()
+            self.finished = True
         except Stop:
             pass
         except BaseException as error:  # whatever it is, it belongs to the side that asked
@@ -213,15 +237,10 @@ class Run:
         """Whether somebody waits for any place."""
         return bool(self.wanted["input"] or self.wanted["output"])
 
-    def stands_at(self, key: Key, participant: Participant) -> bool:
-        """Whether the run stands at `key`, on a visit that the participant has not used up."""
+    def stands_at(self, key: Key) -> bool:
+        """Whether the run stands at `key`."""
         site = self.site
-        return (
-            site is not None
-            and site.module is key[0]
-            and site.kind == key[1]
-            and site is not participant.spent
-        )
+        return site is not None and site.module is key[0] and site.kind == key[1]
 
     def go(self, module: Any, kind: str) -> None:
         """Drive the model until it stands at a place or has ended (the in-place block's way)."""
@@ -254,11 +273,21 @@ class Run:
                             break
             self._switch(None)
             if self.error is not None:
-                error, self.error = self.error, None
-                explained = self.explain(error)
-                raise explained from (None if explained is not error else error.__cause__)
+                self._fail()
         if self.serve is not None:
             self.serve()
+
+    def _fail(self) -> None:
+        error, self.error = self.error, None
+        assert error is not None
+        try:
+            explained = self.explain(self, error)
+            self.failure = f"{type(error).__name__}: {error}"
+            if explained is error:
+                raise error
+            raise explained from None
+        finally:
+            del error, explained  # they hold this frame through their tracebacks
 
     def _note_touch(self, site: Site) -> None:
         what = describe(site.value if site.kind == "output" else site.value[0])
@@ -331,7 +360,10 @@ class Run:
         if carrier is not None and self.ended and not carrier.dead:
             give_back(carrier)
         self._home = None
-        self.serve = None
+        if self.ended:
+            # What a run needs no more would keep inputs and blocks alive through it.
+            self.serve = None
+            self.call = _nothing
 
     def was_called(self, module: nn.Module) -> bool:
         """Whether the module was called while this run watched it."""

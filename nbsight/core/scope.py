@@ -10,14 +10,15 @@ for this run's.
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import linecache
 import sys
-import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
-__all__ = ["Names", "frame_values", "left_behind", "write_back"]
+__all__ = ["Names", "frame_values", "is_left_behind", "write_back"]
 
 _ABSENT = object()
 
@@ -29,6 +30,7 @@ class Names(dict[str, Any]):
         values: The names that the body reads, as they were when it was captured.
         outer: The globals of the user's frame.
         sibling: Asks the other invokes for a name; returns `Names.ABSENT` when none binds it.
+        stale: Tells whether a captured value was left there by an earlier run of the same block.
     """
 
     ABSENT = _ABSENT
@@ -38,17 +40,18 @@ class Names(dict[str, Any]):
         values: dict[str, Any],
         outer: dict[str, Any],
         sibling: Callable[[str, bool], Any] | None = None,
+        stale: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__()
         self.values_at_capture = values
         self.outer = outer
         self.sibling = sibling
+        self.stale = stale
 
     def __missing__(self, name: str) -> Any:
         known = name in self.values_at_capture
         if self.sibling is not None:
-            stale = known and left_behind(name, self.values_at_capture[name])
-            value = self.sibling(name, known and not stale)
+            value = self.sibling(name, known and not (self.stale and self.stale(name)))
             if value is not _ABSENT:
                 return value
         if known:
@@ -56,31 +59,83 @@ class Names(dict[str, Any]):
         return self.outer[name]
 
 
+#: A body that calls one of these may read names that its text does not show.
+_READERS = frozenset({"eval", "exec", "locals", "vars", "dir"})
+
+
 def frame_values(frame: FrameType, names: Iterable[str]) -> dict[str, Any]:
     """What `names` mean in a frame's locals now (names that only its globals know are left out)."""
     values = frame.f_locals
+    if frame.f_code.co_flags & 0x2 and not _READERS.isdisjoint(names):
+        return dict(values)
     return {name: values[name] for name in names if name in values}
 
 
-# What captured bodies wrote into frames, by name: a re-run must not take it for an outer value.
-_left: dict[str, weakref.ref[Any]] = {}
+# Names that captured bodies of a file or cell have bound.
+_left: set[tuple[str, str]] = set()
 
 
-def left_behind(name: str, value: Any) -> bool:
-    """Whether `value` is what an earlier captured body left in this name."""
-    reference = _left.get(name)
-    return reference is not None and reference() is value
+def is_left_behind(frame: FrameType, name: str, filename: str, line: int) -> bool:
+    """Whether the frame's value of a name is what an earlier run of the same code left there.
+
+    That is so when captured bodies of this file have bound the name before and no other statement
+    above the trace binds it. (Two invokes may exchange values; then the one that is written first
+    reads a name that only the second binds, and must wait for it in the second run as well.)
+    """
+    if (filename, name) not in _left:
+        return False
+    tree = _parsed(filename, frame)
+    if tree is None:
+        return False
+    code = frame.f_code
+    first = code.co_firstlineno if code.co_flags & 0x2 else 1
+    if code.co_flags & 0x2 and name in code.co_varnames[: code.co_argcount]:
+        return False
+    return not any(
+        first <= bound < line for bound in _bindings(tree, name) if bound not in _captured(tree)
+    )
 
 
-def write_back(frame: FrameType, bound: dict[str, Any]) -> None:
-    """Bind names in the user's frame, as if the body had run there."""
+def _parsed(filename: str, frame: FrameType) -> ast.Module | None:
+    try:
+        return ast.parse("".join(linecache.getlines(filename, frame.f_globals)))
+    except SyntaxError:  # a cell with magics in it: what it binds cannot be told
+        return None
+
+
+def _bindings(tree: ast.Module, name: str) -> list[int]:
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+    ]
+
+
+def _captured(tree: ast.Module) -> set[int]:
+    """The lines that belong to bodies of `with x.invoke(...)` statements."""
+    lines: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With) and any(
+            isinstance(item.context_expr, ast.Call)
+            and isinstance(item.context_expr.func, ast.Attribute)
+            and item.context_expr.func.attr == "invoke"
+            for item in node.items
+        ):
+            lines.update(range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1))
+    return lines
+
+
+def write_back(frame: FrameType, bound: dict[str, Any], filename: str = "") -> None:
+    """Bind names in the user's frame, as if the body (which stands in `filename`) had run there."""
     if not bound:
         return
-    for name, value in bound.items():
-        try:
-            _left[name] = weakref.ref(value)
-        except TypeError:  # numbers, strings, tuples … cannot be told apart from outer values
-            _left.pop(name, None)
+    _left.update((filename, name) for name in bound)
+    code = frame.f_code
+    if code.co_flags & 0x2:
+        own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+        # `global x` above the block: the name is not the function's.
+        frame.f_globals.update({name: bound[name] for name in bound if name not in own})
+        bound = {name: value for name, value in bound.items() if name in own}
     target = frame.f_locals
     target.update(bound)
     if sys.version_info < (3, 13) and frame.f_code.co_flags & 0x2:

@@ -5,33 +5,54 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from nbsight.core import context
+from nbsight.core.backend import in_job
 from nbsight.core.captured import Captured
 
 if TYPE_CHECKING:
     from nbsight.core.model import Model
+    from nbsight.core.saving import Saved
 
 __all__ = ["Session"]
 
 
 class Session:
-    """`with model.session(): ...`, a plain scope; with `remote=` its traces travel as one job."""
+    """`with model.session(): ...`, a plain scope; with `remote=` its traces travel as one job.
+
+    Attributes:
+        saved: What was saved in it, with the record of each tensor.
+    """
+
+    #: No model runs in a session itself, so no envoy finds its trace here.
+    root = None
 
     def __init__(self, model: Model, remote: Any = None, **options: Any) -> None:
         self.model = model
         self.remote = remote
         self.options = options
+        self.saved: list[tuple[Any, Saved | None]] = []
+        self.done = False
+        self._grad_before: bool | None = None  # a session changes no grad mode; its traces may
         self._captured: Captured | None = None
 
     def __enter__(self) -> Session:
-        if self.remote:
+        if self.remote and not in_job():
             frame = sys._getframe(1)
             self._captured = Captured(frame, "a remote session")
+        else:
+            context.enter(self)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
         if self._captured is None:
+            self.done = True
+            context.leave(self)
             return False
         if not self._captured.left(kind):
             return False
         self._captured.send(self.remote, self.model, "session", "", (), self.options, self)
         return True
+
+    def note_saved(self, value: Any, record: Saved | None) -> None:
+        """Remember that `value` was saved in this session."""
+        self.saved.append((value, record))

@@ -47,7 +47,8 @@ def describe(value: Any) -> str:
     """One short phrase: dtype and shape of a tensor, the make-up of a container."""
     if isinstance(value, torch.Tensor):
         name = str(value.dtype).removeprefix("torch.")
-        return f"{name} {tuple(value.shape)}"
+        place = "" if value.device.type == "cpu" else f" on {value.device}"
+        return f"{name} {tuple(value.shape)}{place}"
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of " + ", ".join(describe(item) for item in value[:4])
     if isinstance(value, dict):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nbsight.errors import InputError
 
 if TYPE_CHECKING:
+    from nbsight.core.run import Participant, Run
     from nbsight.core.tracer import Tracer
 
 __all__ = ["Steps"]
@@ -49,26 +50,36 @@ def _numbers(which: slice | int | Iterable[int]) -> Iterable[int]:
 def _loop(tracer: Tracer, numbers: Iterable[int]) -> Iterator[int]:
     run = tracer._running("iter")
     participant = tracer.participant()
-    root = (run.root, "input")
+    reach = _next_call if tracer.method == "forward" else _next_pass
     try:
-        for turn, number in enumerate(numbers):
-            if tracer.method == "forward":
-                # One forward has no passes: each turn means the modules' next call.
-                participant.spent = run.site if turn else None
-                if run.ended:
-                    return
-            else:
-                run.want(root)
-                try:
-                    participant.wait_for_pass(run, number)
-                finally:
-                    run.unwant(root)
-                if run.passes <= number:
-                    return
-                if run.passes > number + 1:
-                    continue  # the model is already past this step
-                participant.step = number
-            yield number
+        for number in numbers:
+            found = reach(run, participant, number)
+            if found is None:
+                return
+            if found:
+                yield number
     finally:
-        participant.step = None
-        participant.spent = None
+        participant.step = participant.occurrence = participant.turn_key = None
+
+
+def _next_pass(run: Run, participant: Participant, number: int) -> bool | None:
+    """Wait for the model's pass `number`: whether it is there; None when there is none any more."""
+    root = (run.root, "input")
+    run.want(root)
+    try:
+        participant.wait_for_pass(run, number)
+    finally:
+        run.unwant(root)
+    if run.passes <= number:
+        return None
+    participant.step = number
+    return run.passes == number + 1  # otherwise the model is already past this step
+
+
+def _next_call(run: Run, participant: Participant, number: int) -> bool | None:
+    """One forward has no passes: a turn means call `number` of the modules that it asks for."""
+    participant.occurrence = number
+    key, participant.turn_key = participant.turn_key, None
+    if key is not None:
+        participant.wait_for_occurrence(run, key)
+    return None if run.ended else True

@@ -103,10 +103,15 @@ def _autocast() -> tuple[Any, ...]:
     return (torch.is_autocast_cache_enabled(), kinds)
 
 
+# `autocast` sets these before it is left, so they must come back with it.
+_dtypes = {device: torch.get_autocast_dtype(device) for device in ("cpu", "cuda")}
+
+
 def _set_autocast(state: tuple[Any, ...] | None) -> None:
     if state is None:
         for device in _devices():
             torch.set_autocast_enabled(device, False)
+            torch.set_autocast_dtype(device, _dtypes[device])
         return
     cache, kinds = state
     torch.set_autocast_cache_enabled(cache)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent
 
 from nbsight.core import context, explain
+from nbsight.core.backend import in_job
 from nbsight.core.captured import Captured
 from nbsight.core.gradients import speaks_of_gradients
 from nbsight.core.greenlets import Carrier
@@ -22,7 +23,8 @@ from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.sites import Line, Site, describe
 from nbsight.core.steps import Steps
-from nbsight.errors import InputError
+from nbsight.core.torch_state import is_grad_enabled, set_grad
+from nbsight.errors import EditError, InputError, OutsideTraceError
 
 if TYPE_CHECKING:
     from nbsight.core.model import Model
@@ -31,7 +33,10 @@ __all__ = ["Tracer"]
 
 
 class _EndBlock(BaseException):
-    """Raised by `tracer.stop()` to leave the block; swallowed at its end."""
+    """Raised by `tracer.stop()` to leave the tracer's block; swallowed at its end."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
 
 
 class Tracer:
@@ -55,36 +60,72 @@ class Tracer:
         self.driver = Participant()
         self.run: Run | None = None
         self.invokes: list[Invoker] = []
+        #: The worker whose block failed, while that is being explained.
+        self.failed: Any = None
+        self._fills_cache = False
+        self._has_result = False
         self.saved: list[tuple[Any, Saved | None]] = []
         self.tokens: Any = None
-        self._frame: FrameType | None = None
+        #: The frame that holds the block, while the block runs.
+        self.frame: FrameType | None = None
+        self.done = False
+        self._grad_before: bool | None = None
         self._captured: Captured | None = None
 
     # -- the with statement --------------------------------------------------------------------
 
     def __enter__(self) -> Tracer:
         frame = sys._getframe(1)
-        if self.remote:
+        if self.remote and not in_job():
             self._captured = Captured(frame, "a remote trace")
             return self
+        frame = context.users_frame(frame)
         if self.grad is None:
             self.grad = speaks_of_gradients(frame.f_code)
         if self.root._has_input(self.args, self.kwargs):
             self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
-        self._frame = frame
+        self._set_grad_mode()
+        self.frame = frame
         context.enter(self)
         return self
+
+    def _set_grad_mode(self) -> None:
+        """A block whose model records no graph records none either.
+
+        Otherwise an edit with a parameter in it would start a graph half way through the model,
+        and what the block saves would hold on to it.
+        """
+        outer = [tracer for tracer in context.running() if tracer._grad_before is not None]
+        before = outer[0]._grad_before if outer else is_grad_enabled()
+        if not self.grad and before:
+            self._grad_before = before
+            set_grad(False)
+
+    def _restore_grad_mode(self) -> None:
+        before, self._grad_before = self._grad_before, None
+        if before is not None:
+            # Blocks in generators may end out of order: the last one to end puts it back.
+            set_grad(not any(tracer._grad_before is not None for tracer in context.running()))
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if self._captured is not None:
             if not self._captured.left(kind):
                 return False
             self._captured.send(
-                self.remote, self.root, "trace", self.method, self.args, self.kwargs, self
+                self.remote,
+                self.root,
+                "trace",
+                self.method,
+                self.args,
+                self.kwargs,
+                self,
+                grad=self.grad,
+                finish=self.finish_asked,
             )
             return True
         __tracebackhide__ = True  # IPython leaves this frame out
-        failure: BaseException | None = None if kind is _EndBlock else error
+        stopped = isinstance(error, _EndBlock) and error.tracer is self
+        failure: BaseException | None = None if stopped else error
         try:
             if error is None:
                 try:
@@ -96,13 +137,29 @@ class Tracer:
                 if better is not error:
                     raise better from None
                 return False
+            warn_of_changes(self.saved)
+            return True
         finally:
-            context.leave(self)
+            self._leave()
+            # The frame would keep the error, the error's traceback the frame.
+            del failure, error
+
+    def _leave(self) -> None:
+        """Unwind the run and let go of everything, however the block was left."""
+        try:
             if self.run is not None:
                 self.run.close()
-            self._frame = None
-        warn_of_changes(self.saved)
-        return True
+                self.run.repeat = None
+                if not self._has_result:
+                    self.run.result = None
+        finally:
+            self.done = True
+            context.leave(self)
+            self._restore_grad_mode()
+            self.frame = None
+            if not in_job():  # a job's results are picked from what it saved
+                self.saved = []
+            self.failed = None
 
     def _complete(self) -> None:
         if self.run is None:
@@ -110,6 +167,8 @@ class Tracer:
                 run_invokes(self)
         elif self.must_finish:
             self.run.finish()
+        if self.run is not None and self.run.finished:
+            self._has_result = self.method != "forward" or self.finish_asked
 
     @property
     def must_finish(self) -> bool:
@@ -121,7 +180,7 @@ class Tracer:
             or self.method != "forward"
             or self.root._module.training
             or bool(run is not None and run.watchers)
-            or "past_key_values" in self.kwargs
+            or self._fills_cache
             # Nothing is left to compute, and the model's own hooks may as well fire.
             or bool(site is not None and site.module is self.root._module)
         )
@@ -131,6 +190,7 @@ class Tracer:
         root = self.root
         root._load()
         args, kwargs, rows = root._join(prepared, self.method, options)
+        self._fills_cache = kwargs.get("past_key_values") is not None
         module = root._module
         method = module if self.method == "forward" else getattr(module, self.method)
         run = Run(
@@ -140,8 +200,10 @@ class Tracer:
             name=root._path_of,
             spares=root._spares,
         )
-        run.explain = lambda error: explain.model_failed(run, root, error)
-        run.repeat = (args, kwargs) if self.method == "forward" else None
+        run.explain = explain.model_failed
+        run.model = root
+        if self.method == "forward" and not self._fills_cache:
+            run.repeat = (args, kwargs)
         run.open([module])
         return run, rows
 
@@ -178,9 +240,17 @@ class Tracer:
     def result(self) -> Any:
         """What the call returned (token ids for `generate`); runs the model to its end."""
         run = self._running("result")
-        participant = self.participant()
-        participant.wait_for_end(run)
-        return run.result if participant.rows is None else participant.rows.narrow(run.result)
+        if not self.done:
+            participant = self.participant()
+            participant.wait_for_end(run)
+            self._has_result = True
+            return run.result if participant.rows is None else participant.rows.narrow(run.result)
+        if self._has_result:
+            return run.result
+        raise OutsideTraceError(
+            "`tracer.result` was asked for after the block, and this run was not taken to its end. "
+            "Ask inside the block: `result = tracer.result`, or give `finish=True` to the trace."
+        )
 
     def stop(self) -> None:
         """End the run here; what the block has read so far is kept, the rest of it does not run."""
@@ -188,7 +258,7 @@ class Tracer:
         if participant is self.driver:
             if self.run is not None:
                 self.run.close()
-            raise _EndBlock
+            raise _EndBlock(self)
         participant.stop()
 
     def barrier(self, count: int = 0) -> Any:
@@ -225,7 +295,7 @@ class Tracer:
             site is None
             or site.module is not envoy._module
             or site.kind != kind
-            or site is participant.spent
+            or (participant.occurrence is not None and site.visit < participant.occurrence)
         ):
             site = self._travel(run, participant, envoy, what, kind, line)
         site.line = line
@@ -240,10 +310,13 @@ class Tracer:
         module = envoy._module
         if module not in run.gated:
             run.open(gates)
-        if participant is self.driver:
+        key = (module, kind)
+        if participant.occurrence is not None:
+            participant.wait_for_occurrence(run, key)
+        elif participant is self.driver:
             run.go(module, kind)
         else:
-            participant.wait(run, (module, kind))
+            participant.wait(run, key)
         if run.ended:
             raise explain.missed(self, run, participant, envoy, what, line, stood)
         if participant.step is not None and run.passes > participant.step + 1:
@@ -275,6 +348,11 @@ class Tracer:
             shown = envoy._show("output", accepted)
             before, after = describe(current), describe(accepted)
         elif what == "input":
+            if not current[0] and not current[1]:
+                raise EditError(
+                    f"`{envoy._path}` was called without arguments, so it has no input to set; "
+                    f"write `{envoy._path}.inputs = ((x,), {{}})` to give it one."
+                )
             first = envoy._accept("input", _first(current), value)
             accepted = _with_first(current, first)
             shown = envoy._show("input", first)
@@ -296,13 +374,22 @@ class Tracer:
                 "assign `.output` instead."
             )
         site.skip = value
+        self._running("skip").skipped[envoy._module] = site.line
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""
         self.saved.append((value, record))
+        for outer in context.running():
+            if outer.root is None:  # a session: it may have to send the value back
+                outer.note_saved(value, record)
         if record is not None:
-            record.origin = self.participant().last
+            participant = self.participant()
+            record.origin = participant.last
             record.tokens = self.tokens
+            if participant.rows is not None and not participant.rows.is_whole:
+                # Rows of one batch count their changes together: another invoke's edit of its own
+                # rows would look like a change of these.
+                record.version = None
 
 
 def _first(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

@@ -38,7 +38,9 @@ class Worker(Participant):
         rows: The rows of the batch that belong to it; None for all.
     """
 
-    def __init__(self, block: Block, names: Names, rows: Rows | None) -> None:
+    def __init__(
+        self, block: Block, names: Names, rows: Rows | None, state: SideState | None = None
+    ) -> None:
         super().__init__(rows)
         self.run: Run | None = None
         self.block = block
@@ -51,17 +53,20 @@ class Worker(Participant):
         self.got_from: tuple[str, Worker] | None = None
         self._carrier: Carrier | None = None
         self._hub: greenlet | None = None
-        self._state: SideState | None = None
+        # Torch's switches where the block was written: `with torch.no_grad():` around it counts.
+        self._state = state
         self._guards: list[Any] = []
 
     # -- called from the body ------------------------------------------------------------------
 
     def wait(self, run: Run, key: Key) -> None:
-        """Give way until the run stands at `key` or has ended."""
+        """Give way until the run stands at `key` next, or has ended."""
+        before = run.site
         run.want(key)
         try:
-            while not run.stands_at(key, self) and not run.ended:
-                self._give_way(lambda: run.ended or run.stands_at(key, self))
+            self._give_way(
+                lambda: run.ended or (run.site is not before and run.stands_at(key))
+            )
         finally:
             run.unwant(key)
 
@@ -103,7 +108,7 @@ class Worker(Participant):
                 return
             self._carrier = borrow(self._task)
             self._carrier.worker = self
-            self._state = snapshot()
+            self._state = self._state or snapshot()
         self._hub = getcurrent()
         mine = snapshot()
         assert self._state is not None
@@ -142,6 +147,7 @@ class Crew:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.workers: list[Worker] = []
+        self.failed: Worker | None = None
         run.serve = self.serve
 
     def add(self, worker: Worker) -> None:
@@ -177,7 +183,12 @@ class Crew:
                     worker.act()
                     moved = True
                     if worker.error is not None:
-                        raise worker.error
+                        error, worker.error = worker.error, None
+                        self.failed = worker
+                        try:
+                            raise error
+                        finally:
+                            del error  # its traceback holds this frame
                     if worker.stopped:
                         return
 
@@ -211,6 +222,12 @@ class Crew:
             if not worker.done:
                 worker.act(GreenletExit())
                 worker.done = True
+            # No cycles: what the bodies bound is freed when the user drops it.
+            worker.names.sibling = None
+            worker.run = None
+            worker.got_from = None
+            worker.ready = _always
+        self.run.serve = None
 
 
 def _stuck(workers: list[Worker]) -> str:
