@@ -93,8 +93,8 @@ def _find_on_hub(name: str, revision: str | None, cache_dir: Any, file: str) -> 
         f"the model {name!r}{at} cannot be loaded. Tried: a folder of that name (there is none), the cache "
         f"in {cache_dir or constants.HF_HUB_CACHE} (it is not there), and the Hugging Face hub at "
         f"{constants.ENDPOINT}, which cannot be reached: {problem}.\n"
-        f'Without a network write `LanguageModel("{demo.NAME}")` for the small model that ships with nbsight, '
-        "or give a folder that holds the model: `LanguageModel(folder)`."
+        f'Without a network write `LanguageModel("{demo.NAME}")` for the small model that ships with '
+        "nbsight, or give a folder that holds the model: `LanguageModel(folder)`."
     )
 
 

@@ -106,6 +106,8 @@ def read_prompt(args: tuple, kwargs: dict[str, Any], encoder: Encoder, limits: L
     Raises:
         InputError: the input is empty, too long, of an unknown kind, or has unknown ids.
     """
+    if len(args) == 1 and not kwargs and type(args[0]) is str:
+        return _read_text(args[0], encoder, limits)
     if len(args) > 1:
         raise InputError(
             f"a trace takes one input and got {len(args)}. Write a list, `model.trace([a, b])`, or one "
@@ -123,6 +125,18 @@ def read_prompt(args: tuple, kwargs: dict[str, Any], encoder: Encoder, limits: L
     fields, tokenized = _read(source, given, kwargs, encoder)
     prompt = _as_rows(fields, kwargs, tokenized)
     _check(prompt, limits)
+    return prompt
+
+
+def _read_text(text: str, encoder: Encoder, limits: Limits) -> Prompt:
+    """One text and nothing else: what most traces are given, so it takes the short way."""
+    encoded = encoder.encode(text, {})
+    ids = encoded["input_ids"]
+    fields: dict[str, Any] = {name: torch.tensor([values]) for name, values in encoded.items()}
+    prompt = Prompt(fields, (len(ids),), {}, tokenized=True)
+    if not ids or (limits.vocabulary is not None and max(ids) >= limits.vocabulary):
+        _check(prompt, limits)  # raises
+    limits.check_length(len(ids))
     return prompt
 
 

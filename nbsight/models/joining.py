@@ -62,12 +62,15 @@ def join_prompts(
     else:
         target = padded_length(max(prompt.width for prompt in prompts), total, limits)
     if lone and is_level:
-        fields = dict(prompts[0].fields)  # as it was given, so that a trace equals a plain call
+        fields: dict[str, Any] = dict(
+            prompts[0].fields
+        )  # as it was given, so that a trace equals a plain call
     else:
         fields = _joined_fields(prompts, target, side, pad_id, device)
     if need_mask and "attention_mask" not in fields and "input_ids" in fields:
         fields["attention_mask"] = torch.ones_like(fields["input_ids"])
-    if positions:
+    # Nothing is masked in what was tokenized here and not padded.
+    if positions and not (is_level and all(prompt.tokenized for prompt in prompts)):
         _add_positions(fields, limits)
     fields = {name: value.to(device) for name, value in fields.items()}
     if all(prompt.tokenized for prompt in prompts):

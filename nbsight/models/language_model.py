@@ -89,6 +89,7 @@ class LanguageModel(AliasedEnvoy, Model):
         self._loader: Loader | None = None
         self._lock = threading.Lock()
         self._seen = threading.local()
+        self._embedding: tuple[nn.Module, Any] | None = None
         if isinstance(name_or_module, nn.Module):
             module: nn.Module | None = name_or_module
             self._refuse_loading_options(device_map, dtype, revision, attn_implementation, load_kwargs)
@@ -278,10 +279,15 @@ class LanguageModel(AliasedEnvoy, Model):
 
     def _input_device(self) -> torch.device:
         """Where the ids are needed: with a device map, where the embedding is."""
-        try:
-            return self._module.get_input_embeddings().weight.device  # type: ignore[operator]
-        except (AttributeError, NotImplementedError):
-            return self.device
+        module = self._module
+        if self._embedding is None or self._embedding[0] is not module:
+            try:
+                found = module.get_input_embeddings()
+            except (AttributeError, NotImplementedError):
+                found = None
+            self._embedding = (module, found)
+        weight = getattr(self._embedding[1], "weight", None)
+        return self.device if weight is None else weight.device
 
     def _complete_generation(self, call: dict[str, Any], width: int) -> None:
         own = getattr(self._module, "generation_config", None)

@@ -110,7 +110,7 @@ def _positions(config: Any) -> int | None:
 
 def _vocabulary(module: nn.Module, config: Any) -> int | None:
     try:
-        table = module.get_input_embeddings()  # type: ignore[operator]
+        table = module.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         table = None
     if isinstance(table, nn.Embedding):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -126,7 +127,7 @@ class Loader:
     def _explained(self, piece: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             if isinstance(error, ModelLoadError):
                 raise
             hint = ""

@@ -44,7 +44,7 @@ class _Reading(torch.Tensor):
             return args[0]
         return result
 
-    def __repr__(self, **options: Any) -> str:  # type: ignore[override]
+    def __repr__(self, **options: Any) -> str:
         return repr(self._plain)
 
     def __deepcopy__(self, memo: dict) -> _Reading:
@@ -217,7 +217,7 @@ class LogitsOutput(_Reading):
         """The names of what the Hugging Face output holds."""
         return list(self._whole.keys()) if isinstance(self._whole, Mapping) else ["logits"]
 
-    def values(self) -> list[Any]:  # type: ignore[override]
+    def values(self) -> list[Any]:
         """What the Hugging Face output holds."""
         return [self[name] for name in self.keys()] if self._whole is not None else [self._plain]
 

@@ -20,7 +20,7 @@ class AliasedEnvoy(Envoy):
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name not in self._module._modules:
-            for original in self._root._aliases.get(name, ()):  # type: ignore[attr-defined]
+            for original in self._root._aliases.get(name, ()):
                 if "." in original:
                     if self._parent is None:
                         return self._at(original)

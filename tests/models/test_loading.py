@@ -1,0 +1,271 @@
+"""Getting a model: folder, hub, cache, shipped; and what is said when it cannot be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from huggingface_hub import constants
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from nbsight.errors import InputError, ModelLoadError
+from nbsight.models import demo as shipped
+from nbsight.models import hub
+from nbsight.models.language_model import LanguageModel
+
+NAME = "some-org/some-model"
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    """A hub that refuses connections: tests mean the same with and without a network."""
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the shipped model."""
+    return shutil.copytree(shipped.folder(), tmp_path / "model")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache of the hub that holds the shipped model under another name."""
+    root = tmp_path / "cache"
+    repo = root / f"models--{NAME.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    shutil.copytree(shipped.folder(), repo / "snapshots" / commit)
+    return root
+
+
+def weight(model: LanguageModel) -> torch.Tensor:
+    return model._model.transformer.h[3].mlp.c_fc.weight
+
+
+def test_the_shipped_model_is_found_by_name_and_by_folder(folder):
+    by_name, by_folder = LanguageModel("nbsight/demo"), LanguageModel(str(folder))
+    assert torch.equal(weight(by_name), weight(by_folder))
+    assert by_name.config.n_layer == 12
+
+
+def test_weights_are_loaded_when_first_needed(folder):
+    model = LanguageModel(str(folder))
+    assert not model.dispatched
+    assert model.device.type == "meta"
+    block = model.transformer.h[3]
+    assert block._module.mlp.c_fc.weight.shape == (64, 256)
+    with model.trace("The capital of France is"):
+        hidden = block.output[0].save()
+    assert model.dispatched
+    assert model.device.type == "cpu"
+    assert hidden.shape == (1, 5, 64)
+    assert model.transformer.h[3] is block
+    model.dispatch()
+    loaded = model._model
+    model.dispatch()
+    assert model._model is loaded
+
+
+def test_dispatch_loads_at_once(folder):
+    assert LanguageModel(str(folder), dispatch=True).device.type == "cpu"
+
+
+def test_the_loaded_model_equals_transformers_own(folder):
+    own = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LanguageModel(str(folder), device_map="auto")
+    text = "The Eiffel Tower is in the city of"
+    with model.trace(text):
+        out = model.output.save()
+    with torch.no_grad():
+        assert torch.equal(out.logits, own(**tokenizer(text, return_tensors="pt")).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "torch.bfloat16"])
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_the_dtype_is_accepted_in_every_spelling(folder, name, dtype):
+    model = LanguageModel(str(folder), **{name: dtype})
+    assert weight(model).dtype is torch.bfloat16
+
+
+def test_options_reach_the_model(folder):
+    assert (
+        LanguageModel(str(folder), attn_implementation="eager")._model.config._attn_implementation == "eager"
+    )
+    assert (
+        LanguageModel(str(folder), tokenizer_kwargs={"padding_side": "left"}).tokenizer.padding_side == "left"
+    )
+    assert LanguageModel(str(folder)).tokenizer.padding_side == "right"
+    config = LanguageModel(str(folder)).config
+    config.layer_norm_epsilon = 0.5
+    other = LanguageModel(str(folder), config=config)
+    assert other._model.transformer.ln_f.eps == 0.5
+    mapped = LanguageModel(str(folder), device_map={"": "cpu"}, low_cpu_mem_usage=True)
+    assert weight(mapped).device.type == "cpu"
+
+
+def test_a_missing_pad_token_becomes_the_end_of_text(folder):
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("pad_token")
+    path.write_text(json.dumps(settings))
+    (folder / "special_tokens_map.json").unlink()
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    assert LanguageModel(str(folder)).tokenizer.pad_token == "<|endoftext|>"
+
+
+def test_a_folder_without_a_tokenizer_takes_ids_only(folder):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    model = LanguageModel(str(folder))
+    assert model.tokenizer is None
+    with model.trace([1, 2, 3]):
+        out = model.output.save()
+    assert out.shape == (1, 3, model.config.vocab_size)
+    with pytest.raises(InputError, match="no tokenizer files in"):
+        with model.trace("text"):
+            pass
+    with pytest.raises(InputError, match="no tokenizer files in"):
+        model.to_single_token(" Paris")
+
+
+def test_a_tokenizer_can_be_given_by_name_or_as_it_is(folder):
+    own = AutoTokenizer.from_pretrained(folder)
+    assert LanguageModel(str(folder), tokenizer=own).tokenizer is own
+    assert LanguageModel(str(folder), tokenizer="nbsight/demo").to_single_token(" Paris") > 0
+    module = AutoModelForCausalLM.from_pretrained(folder)
+    assert LanguageModel(module, tokenizer=str(folder)).to_single_token(" Paris") > 0
+    with pytest.raises(ModelLoadError, match="cannot be reached"):
+        LanguageModel(module, tokenizer=NAME)
+
+
+def test_a_loaded_module_can_be_wrapped(folder):
+    module = AutoModelForCausalLM.from_pretrained(folder)
+    model = LanguageModel(module, tokenizer=AutoTokenizer.from_pretrained(folder))
+    assert model.dispatched
+    assert model._model is module
+    with pytest.raises(InputError, match="loaded already"):
+        LanguageModel(module, dtype=torch.bfloat16)
+
+
+# --- what cannot be had --------------------------------------------------------------------------
+
+
+def test_an_unreachable_hub_is_said_quickly_with_the_two_ways_out(tmp_path):
+    start = time.perf_counter()
+    with pytest.raises(ModelLoadError) as caught:
+        LanguageModel(NAME, cache_dir=tmp_path)
+    assert time.perf_counter() - start < 4
+    text = str(caught.value)
+    for part in (
+        repr(NAME),
+        "cannot be reached",
+        str(tmp_path),
+        "127.0.0.1",
+        'LanguageModel("nbsight/demo")',
+        "folder",
+    ):
+        assert part in text
+    assert isinstance(caught.value, OSError)
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(hub, "WAIT", 0.3)
+        start = time.perf_counter()
+        with pytest.raises(ModelLoadError, match="cannot be reached"):
+            LanguageModel(NAME, cache_dir=tmp_path)
+        assert time.perf_counter() - start < 4
+
+
+def test_a_cached_model_is_used_when_the_hub_cannot_be_reached(cache, monkeypatch):
+    start = time.perf_counter()
+    model = LanguageModel(NAME, cache_dir=cache)
+    assert model.to_single_token(" Paris") > 0
+    assert torch.equal(weight(model), weight(LanguageModel("nbsight/demo")))
+    assert time.perf_counter() - start < 8
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert LanguageModel(NAME, cache_dir=cache).config.n_layer == 12
+    with pytest.raises(ModelLoadError, match="revision 'v9'"):
+        LanguageModel(NAME, cache_dir=cache, revision="v9")
+
+
+def test_offline_mode_asks_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "get_session", lambda: pytest.fail("the hub was asked"))
+    with pytest.raises(ModelLoadError, match="HF_HUB_OFFLINE is set"):
+        LanguageModel(NAME, cache_dir=tmp_path)
+
+
+def test_folders_that_hold_no_model_are_named(tmp_path):
+    with pytest.raises(ModelLoadError, match=r"no config\.json"):
+        LanguageModel(str(tmp_path))
+    for name in (str(tmp_path / "nothing"), "./nothing", "~/no/thing", "a/b/c"):
+        with pytest.raises(ModelLoadError, match="there is no folder"):
+            LanguageModel(name)
+    with pytest.raises(ModelLoadError, match="neither a folder nor a possible model name"):
+        LanguageModel("a name with blanks")
+
+
+def test_broken_files_are_an_error_that_names_the_model(folder):
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    model = LanguageModel(str(folder))
+    with pytest.raises(ModelLoadError, match="the weights of the model"):
+        model.dispatch()
+    assert not model.dispatched
+    (folder / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(ModelLoadError, match="unheard-of"):
+        LanguageModel(str(folder))
+
+
+def test_an_unknown_dtype_is_an_error():
+    with pytest.raises(ModelLoadError, match="there is no dtype 'float99'"):
+        LanguageModel("nbsight/demo", dtype="float99")
+
+
+HAPPY = """
+from nbsight.models.language_model import LanguageModel
+model = LanguageModel("nbsight/demo", device_map="auto")
+with model.trace("The capital of France is"):
+    hidden = model.transformer.h[3].output[0].save()
+    out = model.output.save()
+with model.trace() as tracer:
+    with tracer.invoke("The capital of France is"):
+        first = model.output.save()
+    with tracer.invoke("The cat"):
+        second = model.output.save()
+with model.generate("The capital of France is", max_new_tokens=2) as tracer:
+    ids = tracer.result.save()
+with model.generate(max_new_tokens=2) as tracer:
+    with tracer.invoke("The capital of France is"):
+        ids = tracer.result.save()
+    with tracer.invoke("The cat"):
+        ids = tracer.result.save()
+"""
+
+
+def test_the_happy_path_prints_no_warning():
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
+    env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-W", "default::UserWarning", "-W", "default::FutureWarning", "-c", HAPPY],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
