@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from nbsight.core.context import current_tracer
+from nbsight.core.context import current_tracer, running
 from nbsight.core.run import place_of
 from nbsight.core.sites import Line, locate
 from nbsight.errors import NbsightWarning, OutsideTraceError
@@ -105,6 +105,9 @@ def _mark(tracer: Any, value: Any, frame: Any) -> Any:
         tracer.note_saved(value, record)
     else:
         tracer.note_saved(value, None)
+        for outer in running():
+            if outer.root is None and outer is not tracer:  # a session, whose job asks for it
+                outer.note_saved(value, None)
     return value
 
 

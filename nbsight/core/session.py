@@ -47,6 +47,8 @@ class Session:
         if self._captured is None:
             self.done = True
             context.leave(self)
+            if not in_job():  # a job's results are picked from what it saved
+                self.saved = []
             return False
         if not self._captured.left(kind):
             return False
