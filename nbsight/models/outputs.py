@@ -257,7 +257,8 @@ def accept_block(current: Any, assigned: Any) -> Any:
 
     Args:
         current: What the block returned.
-        assigned: A tensor, a `BlockOutput`, or a tuple or mapping with the hidden state in it.
+        assigned: A tensor, a `BlockOutput`, or a tuple or mapping with the hidden state in it; None for
+            another entry keeps what the block returned there.
 
     Returns:
         The structure of `current` with the assigned hidden state in its place. Its dtype and device are made
@@ -304,21 +305,20 @@ def _rebuilt(current: Any, place: Any, hidden: torch.Tensor, rest: Any) -> Any:
     if isinstance(current, Mapping):
         changes = dict(rest) if isinstance(rest, Mapping) else {}
         return _replaced(current, changes | {place: hidden})
-    if place is None:
-        if isinstance(rest, (tuple, list)) and any(item is not None for item in rest[1:]):
-            raise EditError(
-                f"a block's output was assigned a {type(rest).__name__} of {len(rest)} entries; this block "
-                "returns one tensor. Write `block.output = hidden`."
-            )
-        return hidden
-    if not isinstance(rest, (tuple, list)) or len(rest) == 1:
-        rest = current
-    elif len(rest) != len(current):
+    others = list(rest[1:]) if isinstance(rest, (tuple, list)) else []
+    own = [] if place is None else list(current[1:])
+    if any(item is not None for item in others) and len(others) != len(own):
+        returns = f"returns {1 + len(own)}" if place is not None else "returns one tensor"
         raise EditError(
-            f"a block's output was assigned {len(rest)} entries; this block returns {len(current)}. Write "
+            f"a block's output was assigned {1 + len(others)} entries; this block {returns}. Write "
             "`block.output = hidden` to keep the others as they are."
         )
-    entries = [hidden, *rest[1:]]
+    if place is None:
+        return hidden
+    # None keeps what the block returned, so that `(hidden, None)` means the same on every release.
+    if len(others) == len(own):
+        own = [mine if theirs is None else theirs for mine, theirs in zip(own, others, strict=True)]
+    entries = [hidden, *own]
     return type(current)(*entries) if hasattr(current, "_fields") else type(current)(entries)
 
 

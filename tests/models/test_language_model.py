@@ -288,10 +288,10 @@ class TestBatches:
         torch.manual_seed(0)
         model = LanguageModel(AutoModelForCausalLM.from_config(config).eval())
         with model.trace([1, 2, 3, 4], output_attentions=True):
-            alone = model.transformer.h[0].attn.output[1].save()
+            alone = model.transformer.h[0].attn.output[-1].save()
         with model.trace(output_attentions=True) as tracer:
             with tracer.invoke([1, 2, 3, 4]):
-                pattern = model.transformer.h[0].attn.output[1].save()
+                pattern = model.transformer.h[0].attn.output[-1].save()
             with tracer.invoke([5] * 6):  # six tokens, six heads
                 model.output
         assert pattern.shape == (1, 6, 4, 4)

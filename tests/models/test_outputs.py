@@ -281,9 +281,14 @@ class TestBlockAssignment:
 
     def test_a_tuple_of_another_length_says_both_lengths(self):
         with pytest.raises(EditError, match=r"2 entries; this block returns 3"):
-            accept_block((hidden(), None, None), (hidden(), None))
-        with pytest.raises(EditError, match="returns one tensor"):
+            accept_block((hidden(), None, None), (hidden(), torch.ones(1)))
+        with pytest.raises(EditError, match="2 entries; this block returns one tensor"):
             accept_block(hidden(), (hidden(), torch.ones(1)))
+
+    def test_none_for_another_entry_keeps_what_the_block_returned(self):
+        extra = torch.zeros(3)
+        for given in [(hidden(), None, None), (hidden(), None), (hidden(),)]:
+            assert accept_block((hidden(), "cache", extra), given)[1:] == ("cache", extra)
 
     def test_version_4_style_assignment_works_where_the_block_returns_a_tensor(self):
         new = hidden() + 1
