@@ -33,7 +33,9 @@ def child_completions(text: str, namespace: dict[str, Any]) -> tuple[str, list[s
     others = [
         name
         for name in sorted(set(dir(envoy)) - set(children))
-        if name.startswith(typed) and name.isidentifier() and (typed.startswith("_") or not name.startswith("_"))
+        if name.startswith(typed)
+        and name.isidentifier()
+        and (typed.startswith("_") or not name.startswith("_"))
     ]
     return typed, children, others
 

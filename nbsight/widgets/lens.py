@@ -48,10 +48,7 @@ def lens_payload(lens: Lens, *, live: bool) -> Payload:
 
 def lens_code(lens: Lens) -> str:
     """A cell that makes the lens again, given the model under the name `model`."""
-    return (
-        "from nbsight.analysis.lens import logit_lens\n\n"
-        f"lens = logit_lens(model, {lens.prompt!r}, top_k={lens.top_k})"
-    )
+    return f"import nbsight\n\nlens = nbsight.logit_lens(model, {lens.prompt!r}, top_k={lens.top_k})"
 
 
 class LensWidget(Widget):
@@ -69,9 +66,7 @@ class LensWidget(Widget):
 
     view = "lens"
 
-    selection = traitlets.Tuple(
-        traitlets.Int(), traitlets.Int(), default_value=None, allow_none=True
-    ).tag(
+    selection = traitlets.Tuple(traitlets.Int(), traitlets.Int(), default_value=None, allow_none=True).tag(
         sync=True,
         # JSON has lists only
         from_json=lambda value, widget: value if value is None else tuple(value),

@@ -33,7 +33,9 @@ const model = {{
     (listeners['change:' + name] ?? []).forEach(listener => listener());
   }},
   on: (event, listener) => {{ (listeners[event] ??= []).push(listener); }},
-  off: (event, listener) => {{ listeners[event] = (listeners[event] ?? []).filter(one => one !== listener); }},
+  off: (event, listener) => {{
+    listeners[event] = (listeners[event] ?? []).filter(one => one !== listener);
+  }},
   save_changes: () => {{}},
   send: () => {{}},
 }};

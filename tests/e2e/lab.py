@@ -168,7 +168,7 @@ class Notebook:
     def theme(self, name: str) -> None:
         self.command("apputils:change-theme", theme=name)
         dark = "false" if "Dark" in name else "true"
-        self.page.wait_for_selector(f"body[data-jp-theme-light='{dark}']")
+        self.page.wait_for_selector(f"body[data-jp-theme-light='{dark}']", state="attached")
 
     def save(self) -> None:
         self.command("docmanager:save")

@@ -9,13 +9,14 @@ import pytest
 from tests.e2e.lab import LabServer, Notebook
 
 # A lens of known numbers with a real function behind it, so that the page can be told from the model.
-MAKE = '''
+MAKE = """
 import threading, time
 import numpy as np
 from nbsight.results.lens import Lens, LensCell
 from nbsight.widgets.lens import LensWidget
 
-WORDS = np.array([" Paris", " the", " is", " Rome", "\\n", " of", "é", " capital", " in", " France", "!", " 42"], dtype=object)
+WORDS = [" Paris", " the", " is", " Rome", "\\n", " of", "é", " capital", " in", " France", "!", " 42"]
+WORDS = np.array(WORDS, dtype=object)
 TOKENS = ["The", " capital", " of", " France", " is"]
 ODDS = np.random.default_rng(3).dirichlet([0.25] * 12, (12, len(TOKENS))).astype("f4")
 CALLS = []
@@ -30,7 +31,7 @@ def detail(layer, position, top_k):
 IDS = np.argsort(-ODDS, axis=-1, kind="stable")[..., :5]
 lens = Lens("".join(TOKENS), TOKENS, range(12), IDS, WORDS[IDS], np.take_along_axis(ODDS, IDS, -1),
             "a model of the test", {"dtype": "float32"}, detail)
-'''
+"""
 VIEW = ".nbsight-lens"
 
 
@@ -70,7 +71,11 @@ def test_a_click_asks_python_and_python_knows_the_selection(notebook: Notebook):
     shown = page.locator(f"{VIEW} .nbsight-lens-detail li > :first-child").all_inner_texts()
     assert len(shown) == 10  # five came with the lens: these are from Python
     expected = notebook.python(2, "print(w.selection, [str(t) for t in detail(7, 3, 10).tokens], CALLS[0])")
-    selection, tokens, call = expected.partition(" [")[0], eval("[" + expected.split("[")[1].split("]")[0] + "]"), expected
+    selection, tokens, call = (
+        expected.partition(" [")[0],
+        eval("[" + expected.split("[")[1].split("]")[0] + "]"),
+        expected,
+    )
     assert selection == "(7, 3)"
     assert shown == [token.replace(" ", "·").replace("\n", "⏎") for token in tokens]
     assert "(7, 3, 10, 'nbsight-worker" in call
@@ -200,7 +205,11 @@ def test_a_page_of_its_own_works_offline(browser, notebook: Notebook, tmp_path, 
 
 def test_a_long_prompt_is_scrolled_and_only_what_is_seen_is_in_the_page(page, lab: LabServer):
     long = "TOKENS = [' word'] * 1500\n"
-    lab.write("long.ipynb", MAKE.replace("TOKENS = [", "SHORT = [", 1).replace("ODDS =", f"{long}ODDS ="), "LensWidget(lens)")
+    lab.write(
+        "long.ipynb",
+        MAKE.replace("TOKENS = [", "SHORT = [", 1).replace("ODDS =", f"{long}ODDS ="),
+        "LensWidget(lens)",
+    )
     notebook = Notebook(page, lab, "long.ipynb")
     notebook.run(0)
     began = time.monotonic()

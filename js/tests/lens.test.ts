@@ -1,0 +1,311 @@
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { fromBase64 } from '../src/shared/payload';
+import { KernelError } from '../src/shared/rpc';
+import { LensData } from '../src/widgets/lens/data';
+import { render } from '../src/widgets/lens/index';
+import { lensTable } from '../src/widgets/lens/table';
+import type { Host, LensHeader, Place, Ranking, Traits } from '../src/widgets/lens/types';
+import { LensView } from '../src/widgets/lens/view';
+import shared from './fixtures/lens.json';
+
+// the payload that nbsight/widgets/lens.py makes of the lens in tests/widgets/shared_lens.py
+const fixture = shared as unknown as { header: LensHeader; data: string };
+const WORDS = [' Paris', ' in', ' is', '\n', '<b>&</b>'];
+const lens = (header: Partial<LensHeader> = {}) =>
+  new LensData({ ...fixture.header, ...header }, fromBase64(fixture.data));
+
+function ranking(n: number): Ranking {
+  const ranks = Array.from({ length: n }, (_, i) => i);
+  return { tokens: ranks.map(i => ` t${i}`), ids: ranks, probs: ranks.map(i => 1 / (i + 2)) };
+}
+
+/** A view in the page, with a host that records. */
+function open(host: Partial<Host> = {}, data = lens()) {
+  const parent = document.body.appendChild(document.createElement('div'));
+  const chosen: (Place | null)[] = [];
+  const view = new LensView(parent, data, { select: place => void chosen.push(place), ...host });
+  const one = (selector: string) => parent.querySelector<HTMLElement>(selector)!;
+  const cell = (layer: number, position: number) =>
+    one(`.nbsight-lens-cell[data-layer="${layer}"][data-position="${position}"]`);
+  const press = (key: string, more = {}) => {
+    const event = new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true, ...more });
+    one('.nbsight-lens-grid').dispatchEvent(event);
+    return event;
+  };
+  return { parent, view, chosen, one, cell, press };
+}
+
+afterEach(() => {
+  vi.useRealTimers();
+  document.body.replaceChildren();
+});
+
+describe('the data', () => {
+  it('is what Python packed', () => {
+    const data = lens();
+    expect([data.nLayers, data.nPositions, data.topK]).toEqual([3, 4, 2]);
+    for (let layer = 0; layer < 3; layer++) {
+      for (let position = 0; position < 4; position++) {
+        const kept = data.kept([layer, position]);
+        expect(kept.tokens).toEqual([WORDS[(layer + position) % 5], WORDS[(layer + position + 1) % 5]]);
+        expect(kept.probs[0]).toBeCloseTo(0.5 + layer / 10 + position / 100, 6);
+        expect(kept.probs[1]).toBeCloseTo(0.01 * (position + 1), 6);
+      }
+    }
+  });
+  it('makes code of itself and of a chosen cell', () => {
+    expect(lens().code([2, 1])).toMatch(
+      /logit_lens\(model, 'The Eiffel Tower\\n', top_k=2\)\nlens\.at\(layer=2, position=1\)$/
+    );
+    expect(lens().code(null)).toMatch(/\nlens$/);
+  });
+});
+
+describe('the grid', () => {
+  it('has the last layer on top, and tokens as text and nothing else', () => {
+    const { parent, cell } = open();
+    const labels = [...parent.querySelectorAll('[role=rowheader]')].map(label => label.textContent);
+    expect(labels).toEqual(['2', '1', '0']);
+    expect(parent.querySelectorAll('.nbsight-lens-cell')).toHaveLength(12);
+    expect(cell(0, 0).textContent).toBe('·Paris');
+    expect(cell(2, 2).textContent).toBe('<b>&</b>');
+    expect(parent.querySelector('b')).toBeNull();
+  });
+  it('describes itself to those who do not see it', () => {
+    const { one, cell } = open();
+    expect(one('[role=grid]').getAttribute('aria-rowcount')).toBe('4');
+    expect(one('[role=grid]').getAttribute('aria-label')).toContain('3 layers by 4 positions');
+    expect(cell(1, 2).getAttribute('aria-label')).toBe('⏎, 0.620');
+    expect(cell(1, 2).getAttribute('aria-colindex')).toBe('4');
+  });
+  it('walks with the keys and stops at its edges', () => {
+    const { one, press } = open();
+    const at = () => one('[data-active]').id.split('-').slice(-2).map(Number);
+    expect(at()).toEqual([2, 3]); // the prediction at the end of the prompt
+    for (const [key, place] of [
+      ['ArrowUp', [2, 3]],
+      ['ArrowRight', [2, 3]],
+      ['ArrowLeft', [2, 2]],
+      ['ArrowDown', [1, 2]],
+      ['Home', [1, 0]],
+      ['End', [1, 3]],
+      ['PageDown', [0, 3]],
+      ['PageUp', [2, 3]]
+    ] as const) {
+      const event = press(key);
+      expect(at(), key).toEqual(place);
+      expect(event.defaultPrevented).toBe(true);
+      expect(one('[role=grid]').getAttribute('aria-activedescendant')).toBe(one('[data-active]').id);
+    }
+    press('Home', { ctrlKey: true });
+    expect(at()).toEqual([2, 0]);
+    expect(one('[aria-live]').textContent).toBe('Layer 2, position 0: after The comes ·is, 0.700');
+  });
+  it('keeps its keys from the notebook', () => {
+    const { press, parent } = open();
+    const heard = vi.fn();
+    parent.addEventListener('keydown', heard);
+    for (const key of ['ArrowDown', 'Enter', 'd', 'x']) {
+      press(key);
+    }
+    expect(heard).not.toHaveBeenCalled();
+    press('s', { ctrlKey: true }); // saving is the notebook's
+    expect(heard).toHaveBeenCalledTimes(1);
+  });
+  it('reads out what the pointer is on and marks the same token elsewhere', () => {
+    const { cell, one, parent } = open();
+    cell(1, 1).dispatchEvent(new Event('pointerover', { bubbles: true }));
+    expect(one('.nbsight-lens-readout').textContent).toBe(
+      'Layer 1, position 1: after ·Eiffel comes ·is 0.610'
+    );
+    const same = [...parent.querySelectorAll('[data-same]')].map(node => node.textContent);
+    expect(same).toEqual(['·is', '·is', '·is']);
+    expect(one('[data-layer-label="1"]').hasAttribute('data-on')).toBe(true);
+    one('.nbsight-lens-sheet').dispatchEvent(new Event('pointerleave'));
+    expect(one('.nbsight-lens-readout').textContent).toBe('');
+  });
+  it('takes other colours with the theme', async () => {
+    document.body.dataset.jpThemeLight = 'true';
+    const { cell, one } = open();
+    const light = cell(0, 0).style.background;
+    document.body.dataset.jpThemeLight = 'false';
+    await vi.waitFor(() => expect(one('.nbsight-lens').dataset.theme).toBe('dark'));
+    expect(cell(0, 0).style.background).not.toBe(light);
+    delete document.body.dataset.jpThemeLight;
+  });
+});
+
+describe('the ranking', () => {
+  const tokens = (parent: HTMLElement) =>
+    [...parent.querySelectorAll('.nbsight-lens-detail li > :first-child')].map(node => node.textContent);
+
+  it('shows what was kept at once and then what the model answers', async () => {
+    const answers: ((_: Ranking) => void)[] = [];
+    const detail = vi.fn(() => new Promise<Ranking>(resolve => void answers.push(resolve)));
+    const { cell, parent, chosen, one } = open({ detail });
+    cell(1, 0).click();
+    expect(chosen).toEqual([[1, 0]]);
+    expect(detail).toHaveBeenCalledWith([1, 0], 10, expect.any(AbortSignal));
+    expect(tokens(parent)).toEqual(['·in', '·is']);
+    answers[0]!(ranking(10));
+    await vi.waitFor(() => expect(tokens(parent)).toHaveLength(10));
+    expect(one('.nbsight-lens-bar > i').style.width).toMatch(/^50(\.00)?%$/);
+    expect(one('[aria-live]').textContent).toContain('10 tokens, first ·t0 0.500');
+  });
+  it('drops the answer to a question that is no longer asked', async () => {
+    const answers: ((_: Ranking) => void)[] = [];
+    const signals: AbortSignal[] = [];
+    const detail: Host['detail'] = (_place, _k, signal) => {
+      signals.push(signal);
+      return new Promise(resolve => answers.push(resolve));
+    };
+    const { cell, parent } = open({ detail });
+    cell(0, 0).click();
+    cell(0, 1).click();
+    expect(signals.map(signal => signal.aborted)).toEqual([true, false]);
+    answers[1]!(ranking(3));
+    answers[0]!(ranking(7));
+    await vi.waitFor(() => expect(tokens(parent)).toHaveLength(3));
+    await Promise.resolve();
+    expect(tokens(parent)).toHaveLength(3);
+  });
+  it('shows an error of Python in its place and can ask again', async () => {
+    const detail = vi
+      .fn()
+      .mockRejectedValueOnce(new KernelError('ValueError', 'no <i>such</i> thing', 'File "x.py"'))
+      .mockResolvedValueOnce(ranking(10));
+    const { cell, parent, one } = open({ detail });
+    cell(2, 2).click();
+    await vi.waitFor(() => expect(one('[role=alert]')).not.toBeNull());
+    expect(one('[role=alert] strong').textContent).toBe('ValueError');
+    expect(one('[role=alert] span').textContent).toBe('no <i>such</i> thing');
+    expect(one('[role=alert] pre').textContent).toBe('File "x.py"');
+    one('[role=alert] button').click();
+    await vi.waitFor(() => expect(tokens(parent)).toHaveLength(10));
+    expect(one('[role=alert]')).toBeNull();
+  });
+  it('says that the kernel is busy when no answer comes', () => {
+    vi.useFakeTimers();
+    const { cell, one } = open({ detail: () => new Promise(() => {}) });
+    cell(0, 0).click();
+    expect(one('.nbsight-lens-note').textContent).toContain('Asking the model');
+    vi.advanceTimersByTime(1100);
+    expect(one('.nbsight-lens-note').textContent).toContain('busy or gone');
+  });
+  it('shows what was kept where there is no kernel', () => {
+    const { press, parent, one } = open();
+    press('Enter');
+    expect(tokens(parent)).toEqual(['·Paris', '·in']); // layer 2, position 3: words 5 and 6 of five
+    expect(one('.nbsight-lens-note').textContent).toBe('The 2 kept with the result.');
+  });
+  it('closes with Escape', () => {
+    const { press, chosen, parent } = open();
+    press('Enter');
+    press('Escape');
+    expect(chosen).toEqual([[2, 3], null]);
+    expect(tokens(parent)).toEqual([]);
+  });
+});
+
+describe('the table', () => {
+  it('has every number, last layer first', () => {
+    const { one, parent } = open();
+    const button = [...parent.querySelectorAll('button')].find(b => b.textContent === 'Table')!;
+    button.click();
+    expect(button.getAttribute('aria-pressed')).toBe('true');
+    expect(parent.querySelectorAll('tbody tr')).toHaveLength(3);
+    expect(one('tbody tr td').textContent).toBe('·is0.700');
+    expect(one('[role=grid]').closest('[hidden]')).not.toBeNull();
+    button.click();
+    expect(one('table')).toBeNull();
+    expect(one('[role=grid]').closest('[hidden]')).toBeNull();
+  });
+  it('says which part of a very long prompt it shows', () => {
+    const long = { nLayers: 3000, nPositions: 5, header: lens().header, token: () => 'x', prob: () => 0.5 };
+    const table = lensTable(long as unknown as LensData, 3);
+    expect(table.querySelector('caption')!.textContent).toContain('Positions 3 to 3 of 5.');
+    expect(table.querySelectorAll('thead th')).toHaveLength(2);
+  });
+});
+
+describe('the wire', () => {
+  function model(traits: Partial<Traits> = {}) {
+    // biome-ignore lint/suspicious/noExplicitAny: a stand-in for anywidget's model
+    const state: any = { header: fixture.header, data: fromBase64(fixture.data), selection: null, ...traits };
+    // biome-ignore lint/suspicious/noExplicitAny: listeners of all kinds
+    const listeners = new Map<string, Set<(...args: any[]) => void>>();
+    const of = (event: string) => listeners.get(event) ?? listeners.set(event, new Set()).get(event)!;
+    return {
+      state,
+      listeners,
+      get: (name: string) => state[name],
+      set: vi.fn((name: string, value: unknown) => {
+        state[name] = value;
+      }),
+      save_changes: vi.fn(),
+      send: vi.fn(),
+      on: (event: string, listener: () => void) => void of(event).add(listener),
+      off: (event: string, listener: () => void) => void of(event).delete(listener),
+      emit: (event: string, ...args: unknown[]) => {
+        for (const listener of of(event)) {
+          listener(...args);
+        }
+      }
+    };
+  }
+  // biome-ignore lint/suspicious/noExplicitAny: a stand-in for anywidget's model
+  const start = (fake: any) => {
+    const el = document.body.appendChild(document.createElement('div'));
+    return { el, stop: render({ model: fake, el }) };
+  };
+
+  it('carries a click to Python and its answer back', async () => {
+    const fake = model();
+    const { el } = start(fake);
+    el.querySelector<HTMLElement>('[data-layer="1"][data-position="2"]')!.click();
+    expect(fake.state.selection).toEqual([1, 2]);
+    expect(fake.save_changes).toHaveBeenCalledTimes(1);
+    const [asked] = fake.send.mock.calls[0]! as [{ id: string; command: string; params: object }];
+    expect(asked).toMatchObject({
+      kind: 'request',
+      command: 'cell',
+      params: { layer: 1, position: 2, top_k: 10 }
+    });
+    const probs = new DataView(new ArrayBuffer(8));
+    probs.setFloat32(0, 0.75, true);
+    probs.setFloat32(4, 0.25, true);
+    const result = { tokens: [' a', ' b'], ids: [4, 5] };
+    fake.emit('msg:custom', { kind: 'reply', id: asked.id, ok: true, result }, [probs]);
+    const first = () => el.querySelector('.nbsight-lens-detail li')!.textContent;
+    await vi.waitFor(() => expect(first()).toBe('·a0.750'));
+  });
+  it('follows a selection and a result that Python sets', () => {
+    const fake = model();
+    const { el } = start(fake);
+    fake.state.selection = [0, 3];
+    fake.emit('change:selection');
+    expect(el.querySelector('[aria-selected=true]')!.id).toMatch(/-0-3$/);
+    expect(fake.save_changes).not.toHaveBeenCalled(); // no echo
+    fake.state.header = { ...fixture.header, model: 'another' };
+    fake.emit('change:header');
+    expect(el.querySelector('.nbsight-lens-about')!.textContent).toBe('another · 3 layers × 4 tokens');
+    expect(el.querySelector('[aria-selected=true]')).toBeNull();
+  });
+  it('asks nothing of a lens that has no model', () => {
+    const fake = model({ header: { ...fixture.header, live: false } });
+    const { el } = start(fake);
+    el.querySelector<HTMLElement>('.nbsight-lens-cell')!.click();
+    expect(fake.send).not.toHaveBeenCalled();
+  });
+  it('says in the page what cannot be shown', () => {
+    const { el } = start(model({ header: { ...fixture.header, protocol: 2 } }));
+    expect(el.querySelector('[role=alert]')!.textContent).toContain('restart the kernel');
+  });
+  it('leaves nothing behind', () => {
+    const fake = model();
+    const { el, stop } = start(fake);
+    stop();
+    expect([...fake.listeners.values()].every(set => set.size === 0)).toBe(true);
+    expect(el.childElementCount).toBe(0);
+  });
+});
