@@ -12,6 +12,7 @@
     ├── GraphError (RuntimeError)        a gradient asked for where none was recorded
     ├── CaptureError (ValueError)        a block whose text is needed and cannot be had or used
     ├── SourceNotAvailable (ValueError)  a forward that cannot be shown operation by operation
+    ├── UnknownArchitectureError (ValueError)   an analysis that does not know where to look in a model
     └── RemoteError (RuntimeError)       a block that cannot travel, or a job that failed
 
 Each message says what was asked, what is there and what to write instead.
@@ -34,6 +35,7 @@ __all__ = [
     "PathError",
     "RemoteError",
     "SourceNotAvailable",
+    "UnknownArchitectureError",
 ]
 
 
@@ -89,6 +91,10 @@ class CaptureError(NbsightError, ValueError):
 
 class SourceNotAvailable(NbsightError, ValueError):
     """A forward cannot be shown operation by operation."""
+
+
+class UnknownArchitectureError(NbsightError, ValueError):
+    """An analysis needs a part of the model that could not be found in it."""
 
 
 class RemoteError(NbsightError, RuntimeError):
