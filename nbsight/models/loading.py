@@ -77,8 +77,8 @@ class Loader:
         self.options = options
         self.source: Source = find_source(name, revision=revision, cache_dir=options.get("cache_dir"))
         self.common = {k: options[k] for k in SHARED if k in options} | self.source.options
-        if trust_remote_code:
-            self.common["trust_remote_code"] = True
+        # Never left open: unasked, transformers would stop and ask the user at the terminal.
+        self.common["trust_remote_code"] = trust_remote_code
         if revision is not None:
             self.common["revision"] = revision
         self.given_config = config
@@ -88,15 +88,13 @@ class Loader:
     def tree(self) -> nn.Module | None:
         """The model without weights, on the meta device; None if this model cannot be made there."""
         kind, config = _auto_class(self.config), copy.deepcopy(self.config)
-        code = {"trust_remote_code": True} if "trust_remote_code" in self.common else {}
+        code = {"trust_remote_code": self.common["trust_remote_code"]}
         with self._explained("architecture"):
+            # Some look at numbers while they are made, and the meta device has none.
             try:
                 with torch.device("meta"):
                     module = kind.from_config(config, **with_dtype({**self.attention, **code}, self.dtype))
-            except (
-                NotImplementedError,
-                RuntimeError,
-            ):  # its __init__ looks at numbers
+            except (NotImplementedError, RuntimeError):
                 return None
         return module.eval()
 
@@ -132,7 +130,9 @@ class Loader:
                 raise
             hint = ""
             if "trust_remote_code" in str(error):
-                hint = "\nIf you trust the code that comes with it, write `trust_remote_code=True`."
+                hint = (
+                    "\nThe model comes with code of its own. If you trust it, write `trust_remote_code=True`."
+                )
             raise ModelLoadError(
                 f"the {piece} of the model {self.name!r} cannot be loaded: {_first_lines(error)}{hint}"
             ) from error
@@ -165,6 +165,8 @@ def _auto_class(config: Any) -> Any:
     """The class of transformers that makes the model this configuration is of."""
     written = (getattr(config, "architectures", None) or [""])[0]
     remote = getattr(config, "auto_map", None) or {}
+    if written.endswith("Model") and "LMHead" not in written and not remote:
+        return AutoModel  # saved without a head
     classes = [AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMaskedLM]
     if written.endswith("ForMaskedLM"):
         classes.insert(0, classes.pop())

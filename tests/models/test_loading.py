@@ -12,9 +12,11 @@ import time
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nbsight.core.saving import save
 from nbsight.errors import InputError, ModelLoadError
 from nbsight.models import demo as shipped
 from nbsight.models import hub
@@ -156,6 +158,62 @@ def test_a_loaded_module_can_be_wrapped(folder):
     assert model._model is module
     with pytest.raises(InputError, match="loaded already"):
         LanguageModel(module, dtype=torch.bfloat16)
+
+
+CODE = """
+from transformers import GPT2Config, GPT2LMHeadModel
+class OddConfig(GPT2Config):
+    model_type = "odd"
+class OddModel(GPT2LMHeadModel):
+    config_class = OddConfig
+"""
+
+
+def test_code_that_comes_with_a_model_runs_only_when_it_is_trusted(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked at the terminal"))
+    (folder / "odd.py").write_text(CODE)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {
+        "model_type": "odd",
+        "architectures": ["OddModel"],
+        "auto_map": {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddModel"},
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelLoadError, match="If you trust it, write `trust_remote_code=True`"):
+        LanguageModel(str(folder))
+    model = LanguageModel(str(folder), trust_remote_code=True)
+    assert type(model._module).__name__ == "OddModel"
+    assert torch.equal(weight(model), weight(LanguageModel("nbsight/demo")))
+
+
+def test_models_without_a_language_models_head_are_loaded_as_what_they_are(tmp_path):
+    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 24}
+    for kind in (transformers.BertForMaskedLM, transformers.BertModel):
+        own = kind(transformers.BertConfig(vocab_size=50, **small)).eval()
+        own.save_pretrained(tmp_path / kind.__name__)
+        model = LanguageModel(str(tmp_path / kind.__name__))
+        with model.trace([1, 2, 3]):
+            hidden = model.get(model._blocks[0])[1].output[0].save()
+            out = save(model.output)
+        assert type(model._model) is kind
+        assert hidden.shape == (1, 3, 16)
+        with torch.no_grad():
+            wanted = own(torch.tensor([[1, 2, 3]]))
+        first = out.logits if kind is transformers.BertForMaskedLM else out.last_hidden_state
+        assert torch.equal(first, wanted[0])
+
+
+def test_weights_that_are_partly_on_disk_can_be_traced(tmp_path):
+    places = dict.fromkeys(("transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head"), "cpu")
+    places |= {f"transformer.h.{layer}": "disk" if layer >= 6 else "cpu" for layer in range(12)}
+    kept = []
+    for options in ({"device_map": places, "offload_folder": str(tmp_path)}, {}):
+        model = LanguageModel("nbsight/demo", **options)
+        with model.trace("The capital of France is"):
+            model.transformer.h[8].output[0][:] *= 2
+            kept.append((model.transformer.h[9].output[0].save(), model.output.save()))
+    assert torch.equal(kept[0][0], kept[1][0])
+    assert torch.equal(kept[0][1].logits, kept[1][1].logits)
 
 
 # --- what cannot be had --------------------------------------------------------------------------
