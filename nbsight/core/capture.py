@@ -33,7 +33,7 @@ from typing import Any
 
 from nbsight.errors import CaptureError
 
-__all__ = ["Block", "BodySkipped", "block_at", "finders", "skip_body"]
+__all__ = ["Block", "BodySkipped", "block_at", "finders", "parse", "skip_body"]
 
 #: Functions (frame) -> lines | None, asked in turn when `linecache` has no text for a frame.
 finders: list[Callable[[FrameType], "list[str] | None"]] = []
@@ -114,9 +114,8 @@ def _with_node(lines: list[str], frame: FrameType) -> ast.With | None:
     for text, shift in (_slice(lines, line), ("".join(lines), 0)):
         if text is None:
             continue
-        try:
-            tree = ast.parse(text)
-        except SyntaxError:
+        tree = parse(text)
+        if tree is None:
             continue
         ast.increment_lineno(tree, shift)
         found = [
@@ -127,6 +126,18 @@ def _with_node(lines: list[str], frame: FrameType) -> ast.With | None:
         if found:
             # The innermost: a one-line outer block may begin on the same line.
             return max(found, key=lambda node: (node.lineno, node.col_offset))
+    return None
+
+
+def parse(text: str) -> ast.Module | None:
+    """The syntax tree of a text; None when it is not Python."""
+    for _ in range(20):
+        try:
+            return ast.parse(text)
+        except SyntaxError:
+            return None
+        except SystemError:  # CPython's parser counts recursion for all threads together (gh-106905)
+            continue
     return None
 
 
@@ -177,9 +188,14 @@ def _position(frame: FrameType) -> tuple[int, int] | None:
 
 
 def _compile(node: ast.With, lines: list[str], frame: FrameType) -> Block:
-    filename = frame.f_code.co_filename
-    module = ast.Module(body=node.body, type_ignores=[])
-    flags = frame.f_code.co_flags & _FUTURE_FLAGS
+    filename, caller = frame.f_code.co_filename, frame.f_code
+    place = _own_item(node, frame)
+    body, rest = node.body, node.items[place + 1 :]
+    if rest:  # what is entered after us belongs to the body
+        body = [ast.copy_location(ast.With(items=rest, body=body), node)]
+    body = [_Adapt(caller).visit(statement) for statement in body]
+    module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
+    flags = caller.co_flags & _FUTURE_FLAGS
     try:
         code = compile(module, filename, "exec", flags=flags, dont_inherit=True)
     except SyntaxError as error:
@@ -188,17 +204,71 @@ def _compile(node: ast.With, lines: list[str], frame: FrameType) -> Block:
             "hold `return`, `yield`, `await`, or `break` and `continue` of a loop around it; "
             "move that statement out of the block."
         ) from None
-    target = node.items[-1].optional_vars
+    target = node.items[place].optional_vars
     stores, loads = _names(code)
     return Block(
         code=code,
-        source="\n".join(ast.unparse(statement) for statement in node.body),
+        source="\n".join(ast.unparse(statement) for statement in body),
         filename=filename,
         line=node.lineno,
         target=target.id if isinstance(target, ast.Name) else None,
         stores=frozenset(stores),
         loads=frozenset(loads),
     )
+
+
+#: The methods whose blocks are captured.
+_OPENERS = frozenset({"invoke", "trace", "generate", "session", "edit", "scan"})
+
+
+def _own_item(node: ast.With, frame: FrameType) -> int:
+    """Which item of `with a, b, c:` is being entered: the one that captures."""
+    position = _position(frame)
+    for place, item in enumerate(node.items):
+        call = item.context_expr
+        if position == (call.lineno, call.col_offset):
+            return place
+    for place, item in enumerate(node.items):
+        call = item.context_expr
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            if call.func.attr in _OPENERS:
+                return place
+    return len(node.items) - 1
+
+
+class _Adapt(ast.NodeTransformer):
+    """Make a body mean outside its function and class what it means inside."""
+
+    def __init__(self, code: CodeType) -> None:
+        parts = getattr(code, "co_qualname", "").split(".")
+        owner = parts[-2] if len(parts) > 1 and parts[-2] != "<locals>" else ""
+        self.owner = owner.lstrip("_")
+        self.in_function = bool(code.co_flags & 0x2)
+
+    def _mangle(self, name: str) -> str:
+        if self.owner and name.startswith("__") and not name.endswith("__"):
+            return f"_{self.owner}{name}"
+        return name
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        node.attr = self._mangle(node.attr)
+        return self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self._mangle(node.id)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        # Annotations of a function's variables are never evaluated.
+        self.generic_visit(node)
+        if not self.in_function:
+            return node
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return node  # its own names are mangled by its own name
 
 
 def _names(code: CodeType, nested: bool = False) -> tuple[set[str], set[str]]:

@@ -87,7 +87,7 @@ class Captured:
             self.block,
             self.values,
             target,
-            grad=speaks_of_gradients(frame.f_code) if grad is None else grad,
+            grad=speaks_of_gradients(frame.f_code, frame.f_globals) if grad is None else grad,
             finish=finish,
             lines=_lines(frame),
             globals=frame.f_globals if frame.f_locals is frame.f_globals else None,

@@ -7,6 +7,10 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Optional
 
+from greenlet import getcurrent
+
+from nbsight.core.greenlets import Carrier
+
 __all__ = ["current_tracer", "enter", "leave", "running", "tracer_of", "users_frame"]
 
 #: The innermost trace and what was there before it: (tracer, rest) or None.
@@ -56,18 +60,23 @@ def tracer_of(root: object, frame: FrameType) -> Any:
     one context; then it is the one whose block `frame` was called from.
     """
     candidates = [tracer for tracer in running() if tracer.root is root]
-    if len(candidates) < 2:
-        return candidates[0] if candidates else None
+    if not candidates:
+        return None
+    if len(candidates) == 1 and (_answers_anywhere(candidates[0]) or type(getcurrent()) is Carrier):
+        return candidates[0]
     asking: FrameType | None = frame
     while asking is not None:
         for tracer in candidates:
             if tracer.frame is asking:
                 return tracer
         asking = asking.f_back
-    for tracer in candidates:
-        if tracer.frame is None or not tracer.frame.f_code.co_flags & _SUSPENDS:
-            return tracer
-    return candidates[0]
+    return next((tracer for tracer in candidates if _answers_anywhere(tracer)), None)
+
+
+def _answers_anywhere(tracer: Any) -> bool:
+    """Whether code that the block did not call may read from it: not if it is a generator's."""
+    frame = tracer.frame
+    return frame is None or tracer.lent or not frame.f_code.co_flags & _SUSPENDS
 
 
 def users_frame(frame: FrameType) -> FrameType:

@@ -14,9 +14,10 @@ from torch import nn
 
 from nbsight.core.run import place_of
 from nbsight.core.saving import find_saved
-from nbsight.core.sites import Line, Site, describe, locate
+from nbsight.core.sites import Line, Site, describe, show_line, show_text
 from nbsight.errors import (
     EditError,
+    GraphError,
     ModelRunError,
     NbsightError,
     NeverCalledError,
@@ -28,21 +29,9 @@ if TYPE_CHECKING:
     from nbsight.core.run import Participant, Run
     from nbsight.core.tracer import Tracer
 
-__all__ = ["check_inputs", "leave_block", "missed", "model_failed", "passed_in_step", "show_line"]
+__all__ = ["check_inputs", "leave_block", "missed", "model_failed", "passed_in_step"]
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-
-
-def show_line(line: Line | None) -> str:
-    """A line of the user's code as text: `line 3: h = model.h[0].output`."""
-    if line is None:
-        return "(no line)"
-    return _show(*locate(line))
-
-
-def _show(filename: str, number: int) -> str:
-    text = linecache.getline(filename, number).strip()
-    return f"line {number}: {text}" if text else f"line {number}"
 
 
 # -- a place that was not reached ------------------------------------------------------------------
@@ -197,6 +186,12 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
         text = _mismatch(tracer, error, line)
         if text is not None:
             return EditError(text)
+    if type(error) is RuntimeError and "does not require grad" in str(error) and not tracer.grad:
+        return GraphError(
+            "a gradient was asked for, but this trace records no graph: neither the code around it "
+            "nor the functions it calls mention gradients. Write `model.trace(..., grad=True)`.\n"
+            + (f"  {show_text(*line)}" if line else "")
+        )
     if isinstance(error, NbsightError):
         error.__traceback__ = _without_own(error.__traceback__)
     return error
@@ -237,7 +232,7 @@ def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> st
         return None
     shown = site.shown.get(participant, site.views[participant])
     path = f"{run.name(site.module)}.{site.kind}"
-    lines = [f"the shapes on this line do not fit: {error}", f"  {_show(*line)}"]
+    lines = [f"the shapes on this line do not fit: {error}", f"  {show_text(*line)}"]
     lines.append(f"`{path}` is {describe(shown)} here{_tokens(tracer.tokens)}")
     for name, value in _tensors_on(line, error):
         record = find_saved(value)

@@ -2,13 +2,15 @@
 
 Recording a graph costs half as much time again and keeps every activation alive. So a trace
 records one only when the code around it speaks of gradients: one of the names below occurs in the
-function or cell that opens the block, or `grad=True` is given.
+function or cell that opens the block, or in a function that it calls by name, or `grad=True` is
+given.
 """
 
 from __future__ import annotations
 
 import weakref
-from types import CodeType
+from types import CodeType, FunctionType
+from typing import Any
 
 __all__ = ["speaks_of_gradients"]
 
@@ -18,18 +20,29 @@ _WORDS = frozenset({"backward", "grad", "autograd", "requires_grad_", "enable_gr
 _known: dict[int, tuple[weakref.ref[CodeType], bool]] = {}
 
 
-def speaks_of_gradients(code: CodeType) -> bool:
-    """Whether a piece of code, or a function defined in it, mentions gradients."""
-    entry = _known.get(id(code))
-    if entry is not None and entry[0]() is code:
-        return entry[1]
-    answer = _mentions(code)
-    key = id(code)
-    _known[key] = (weakref.ref(code, lambda _: _known.pop(key, None)), answer)
-    return answer
+def speaks_of_gradients(code: CodeType, names: dict[str, Any]) -> bool:
+    """Whether a piece of code, or a function that it defines or calls by name, mentions gradients.
+
+    Args:
+        code: The code around a trace.
+        names: Its globals, where the functions that it calls are found.
+    """
+    if _mentions(code):
+        return True
+    for name in code.co_names:
+        value = names.get(name)
+        if type(value) is FunctionType and _mentions(value.__code__):
+            return True
+    return False
 
 
 def _mentions(code: CodeType) -> bool:
-    if not _WORDS.isdisjoint(code.co_names):
-        return True
-    return any(_mentions(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    entry = _known.get(id(code))
+    if entry is not None and entry[0]() is code:
+        return entry[1]
+    answer = not _WORDS.isdisjoint(code.co_names) or any(
+        _mentions(constant) for constant in code.co_consts if isinstance(constant, CodeType)
+    )
+    key = id(code)
+    _known[key] = (weakref.ref(code, lambda _: _known.pop(key, None)), answer)
+    return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from nbsight.core.tracer import Tracer
 from nbsight.errors import InputError
 
 __all__ = ["Model", "wrap"]
+
+_training = attrgetter("training")
 
 
 class Model(Envoy):
@@ -110,6 +113,7 @@ class Model(Envoy):
                 others.setdefault(id(sub), []).append(name)
         object.__setattr__(self, "_paths", paths)
         object.__setattr__(self, "_other_paths", others)
+        object.__setattr__(self, "_all", list(module.modules()))
         kept, envoys = [self, *self._envoys.values()], {}
         for envoy in kept:
             new = module.get_submodule(envoy._path)
@@ -132,6 +136,10 @@ class Model(Envoy):
         envoy = self._envoy_class(path, module)(module, path, parent)
         self._envoys[id(module)] = envoy
         return envoy
+
+    def _is_training(self) -> bool:
+        """Whether any module is in training mode (then the whole forward may leave traces)."""
+        return any(map(_training, self._all))
 
     def _way_to(self, envoy: Envoy) -> list[nn.Module]:
         """The modules that may be running around a call of the envoy's module, and itself."""

@@ -20,7 +20,7 @@ from torch import nn
 from nbsight.core.batching import Rows
 from nbsight.core.gates import Gate, close_gate, open_gate
 from nbsight.core.greenlets import Carrier, borrow, give_back
-from nbsight.core.sites import Edit, Line, Site, describe
+from nbsight.core.sites import Edit, Line, Site, describe, show_line
 from nbsight.core.torch_state import (
     PLAIN,
     SideState,
@@ -32,6 +32,7 @@ from nbsight.core.torch_state import (
     switch_to,
     with_grad,
 )
+from nbsight.errors import EditError
 
 __all__ = ["Key", "Participant", "Reached", "Run", "Stop", "place_of"]
 
@@ -264,8 +265,8 @@ class Run:
             site = self.site
             if site is not None:
                 self.site = None
-                if site.assigned:
-                    site.settle()
+                if self.serve is not None and site.must_settle:
+                    self._settle(site)
                 else:
                     for tensor, version in site.versions:
                         if tensor._version != version:
@@ -289,13 +290,25 @@ class Run:
         finally:
             del error, explained  # they hold this frame through their tracebacks
 
+    def _settle(self, site: Site) -> None:
+        try:
+            site.settle()
+        except EditError as error:
+            place = f"{self.name(site.module)}.{site.kind}"
+            raise EditError(f"`{place}`: {error}{self._lines_at(site)}") from None
+
+    def _lines_at(self, site: Site) -> str:
+        lines = [edit.line for edit in self.edits if edit.site is site]
+        return "".join(f"\n  {show_line(line)}" for line in dict.fromkeys(lines))
+
     def _note_touch(self, site: Site) -> None:
         what = describe(site.value if site.kind == "output" else site.value[0])
         self.note_edit(site, what, "changed in place")
 
     def note_edit(self, site: Site, before: str, after: str) -> None:
         """Remember an edit, for the message if the model fails later."""
-        self.edits.append(Edit(self.name(site.module), site.kind, site.line, before, after))
+        path = self.name(site.module)
+        self.edits.append(Edit(path, site.kind, site.line, before, after, site))
 
     def finish(self) -> Any:
         """Run to the end and return what the call returned."""

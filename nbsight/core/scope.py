@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
+from nbsight.core.capture import parse
+
 __all__ = ["Names", "frame_values", "is_left_behind", "write_back"]
 
 _ABSENT = object()
@@ -97,10 +99,7 @@ def is_left_behind(frame: FrameType, name: str, filename: str, line: int) -> boo
 
 
 def _parsed(filename: str, frame: FrameType) -> ast.Module | None:
-    try:
-        return ast.parse("".join(linecache.getlines(filename, frame.f_globals)))
-    except SyntaxError:  # a cell with magics in it: what it binds cannot be told
-        return None
+    return parse("".join(linecache.getlines(filename, frame.f_globals)))
 
 
 def _bindings(tree: ast.Module, name: str) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import linecache
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from nbsight.core.batching import map_tensors, splice
 if TYPE_CHECKING:
     from nbsight.core.run import Participant
 
-__all__ = ["Edit", "Line", "Site", "describe", "locate"]
+__all__ = ["Edit", "Line", "Site", "describe", "locate", "show_line", "show_text"]
 
 #: A place in the user's code: a code object and an offset in it. Finding the line number takes
 #: a walk over the code's line table, so it is left to whoever needs it (see `locate`).
@@ -32,7 +34,18 @@ def locate(line: Line) -> tuple[str, int]:
     return code.co_filename, number
 
 
-@dataclass(frozen=True)
+def show_line(line: Line | None) -> str:
+    """A line of the user's code as text: `line 3: h = model.h[0].output`."""
+    return "(no line)" if line is None else show_text(*locate(line))
+
+
+def show_text(filename: str, number: int) -> str:
+    """The same for a file name and a line number."""
+    text = linecache.getline(filename, number).strip()
+    return f"line {number}: {text}" if text else f"line {number}"
+
+
+@dataclass(frozen=True, eq=False)
 class Edit:
     """One change of a value, kept to explain what came of it."""
 
@@ -41,6 +54,7 @@ class Edit:
     line: Line | None
     before: str
     after: str
+    site: Any = None
 
 
 def describe(value: Any) -> str:
@@ -64,7 +78,8 @@ class Site:
     """
 
     __slots__ = (
-        "assigned", "kind", "line", "module", "shown", "skip", "value", "versions", "views", "visit",
+        "assigned", "handed", "kind", "line", "module", "shown", "skip", "value", "versions", "views",
+        "visit",
     )  # fmt: skip
 
     def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
@@ -77,6 +92,7 @@ class Site:
         self.views: dict[Participant, Any] = {}
         self.shown: dict[Participant, Any] = {}
         self.assigned: dict[Participant, Any] | None = None
+        self.handed: dict[Participant, Any] | None = None
         if type(value) is torch.Tensor and not value.is_inference():
             self.versions = [(value, value._version)]
         else:
@@ -98,6 +114,8 @@ class Site:
         views = self.views
         if participant in views:
             return views[participant]
+        if not self.versions and not self.assigned:
+            self._make_editable()
         rows = participant.rows
         if rows is None or rows.is_whole:
             if self.assigned:
@@ -105,8 +123,20 @@ class Site:
             view = self.value
         else:
             view = rows.narrow(self.value)
+            if view is not self.value and not isinstance(view, (torch.Tensor, tuple)):
+                # A copy of a container: what is put into it must find its way back.
+                if self.handed is None:
+                    self.handed = {}
+                self.handed[participant] = copy.copy(view)
         views[participant] = view
         return view
+
+    def _make_editable(self) -> None:
+        """Let values of a model in inference mode be edited: torch forbids it outside that mode."""
+        if not torch.is_inference_mode_enabled():
+            self.value = map_tensors(
+                self.value, lambda tensor: tensor.clone() if tensor.is_inference() else tensor
+            )
 
     def assign(self, participant: Participant, value: Any, shown: Any) -> None:
         """Let the model go on with `value` in this participant's rows."""
@@ -124,20 +154,48 @@ class Site:
                 self.assigned = {}
             self.assigned[participant] = value
 
-    def touched(self) -> bool:
-        """Whether a tensor of the value was changed in place since the run stopped here."""
-        for tensor, version in self.versions:
-            if tensor._version != version:
-                return True
-        return False
-
     def settle(self) -> None:
         """Put the participants' values together; the run is about to go on."""
-        if self.assigned:
-            parts = [
-                (participant.rows, value)
-                for participant, value in self.assigned.items()
-                if participant.rows is not None
-            ]
-            self.value = splice(self.value, parts)
-            self.assigned = None
+        parts = dict(self.assigned or ())
+        for participant, before in (self.handed or {}).items():
+            view = self.views.get(participant)
+            if participant not in parts and _differs(before, view):
+                parts[participant] = view
+        if _records(self.value):
+            # What an invoke holds must lie on the way to the loss, or it would have no gradient.
+            parts = {**self.views, **parts}
+        self.assigned = self.handed = None
+        pairs = [(p.rows, value) for p, value in parts.items() if p.rows is not None]
+        if pairs:
+            self.value = splice(self.value, pairs)
+
+    @property
+    def must_settle(self) -> bool:
+        """Whether anybody's rows have to be put back."""
+        if self.assigned or self.handed:
+            return True
+        if not self.views or all(p.rows is None or p.rows.is_whole for p in self.views):
+            return False
+        return _records(self.value)
+
+
+def _differs(before: Any, after: Any) -> bool:
+    """Whether other items were put into a container."""
+    if isinstance(before, dict):
+        return before.keys() != after.keys() or any(before[k] is not after[k] for k in before)
+    if isinstance(before, list):
+        return len(before) != len(after) or any(x is not y for x, y in zip(before, after))
+    return any(getattr(before, name) is not getattr(after, name) for name in vars(before))
+
+
+def _records(value: Any) -> bool:
+    """Whether a tensor of the value is part of a graph."""
+    found: list[torch.Tensor] = []
+
+    def look(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.requires_grad:
+            found.append(tensor)
+        return tensor
+
+    map_tensors(value, look)
+    return bool(found)

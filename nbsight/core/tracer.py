@@ -69,6 +69,8 @@ class Tracer:
         #: The frame that holds the block, while the block runs.
         self.frame: FrameType | None = None
         self.done = False
+        #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
+        self.lent = False
         self._grad_before: bool | None = None
         self._captured: Captured | None = None
 
@@ -80,8 +82,11 @@ class Tracer:
             self._captured = Captured(frame, "a remote trace")
             return self
         frame = context.users_frame(frame)
+        self.done, self.run, self.invokes = False, None, []
+        back = frame.f_back
+        self.lent = back is not None and back.f_globals.get("__name__") == "contextlib"
         if self.grad is None:
-            self.grad = speaks_of_gradients(frame.f_code)
+            self.grad = speaks_of_gradients(frame.f_code, frame.f_globals)
         if self.root._has_input(self.args, self.kwargs):
             self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
         self._set_grad_mode()
@@ -178,7 +183,7 @@ class Tracer:
         return (
             self.finish_asked
             or self.method != "forward"
-            or self.root._module.training
+            or self.root._is_training()
             or bool(run is not None and run.watchers)
             or self._fills_cache
             # Nothing is left to compute, and the model's own hooks may as well fire.

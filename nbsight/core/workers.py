@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from nbsight.core.batching import Rows
 from nbsight.core.greenlets import Carrier, borrow, give_back
-from nbsight.core.run import Key, Participant, Run, Stop
+from nbsight.core.run import Key, Participant, Reached, Run, Stop, place_of
 from nbsight.core.scope import Names
+from nbsight.core.sites import show_line
 from nbsight.core.torch_state import SideState, snapshot, switch_to
-from nbsight.errors import CaptureError
+from nbsight.errors import CaptureError, OutOfOrderError
 
 if TYPE_CHECKING:
     from nbsight.core.capture import Block
@@ -51,6 +53,8 @@ class Worker(Participant):
         self.ready: Callable[[], bool] = _always
         self.awaited: str | None = None
         self.got_from: tuple[str, Worker] | None = None
+        #: What was read at places that the model left while this body waited for a name.
+        self.held: list[tuple[Reached, torch.Tensor]] = []
         self._carrier: Carrier | None = None
         self._hub: greenlet | None = None
         # Torch's switches where the block was written: `with torch.no_grad():` around it counts.
@@ -88,10 +92,16 @@ class Worker(Participant):
     def wait_for_name(self, name: str, binder: Worker) -> None:
         """Give way until `binder` has bound `name` or is done."""
         self.awaited = name
+        run, last = self.run, self.last
+        site = run.site if run is not None else None
         while name not in binder.names and not binder.done:
             self._give_way(lambda: binder.done or name in binder.names)
         self.awaited = None
         self.got_from = (name, binder)
+        if site is not None and run is not None and run.site is not site and last is not None:
+            view = site.views.get(self)
+            if isinstance(view, torch.Tensor) and not view.is_inference():
+                self.held.append((last, view))
 
     def _give_way(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
@@ -114,16 +124,33 @@ class Worker(Participant):
         assert self._state is not None
         switch_to(self._state, mine, self._guards)
         try:
+            versions = [tensor._version for _, tensor in self.held]
             if thrown is None:
                 self._carrier.switch()
             else:
                 self._carrier.throw(thrown)
+            if self.error is None:
+                self._check_held(versions)
         finally:
             self._state = snapshot()
             switch_to(mine, self._state, self._guards)
         if self.done:
             give_back(self._carrier)
             self._carrier = self._hub = None
+
+    def _check_held(self, versions: list[int]) -> None:
+        """A value that was read before the block waited is in the past: a write to it is lost."""
+        for (reached, tensor), version in zip(self.held, versions):
+            if tensor._version != version:
+                name = self.got_from[0] if self.got_from else None
+                waited = f", while this block waited for `{name}`" if name else ""
+                self.error = OutOfOrderError(
+                    f"`{place_of(reached)}` was changed in place after the model had gone on from "
+                    f"it{waited}, so the change is lost.\n  {show_line(reached[2])}\n"
+                    "That takes two traces: save what you wait for in the first, and use it in the "
+                    "second."
+                )
+                return
 
     def _task(self) -> greenlet:
         try:
@@ -189,8 +216,6 @@ class Crew:
                             raise error
                         finally:
                             del error  # its traceback holds this frame
-                    if worker.stopped:
-                        return
 
     @property
     def is_done(self) -> bool:
@@ -226,6 +251,7 @@ class Crew:
             worker.names.sibling = None
             worker.run = None
             worker.got_from = None
+            worker.held = []
             worker.ready = _always
         self.run.serve = None
 
