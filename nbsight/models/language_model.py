@@ -13,7 +13,7 @@ from torch import nn
 from nbsight.core.batching import Rows
 from nbsight.core.envoy import Envoy
 from nbsight.core.model import Model
-from nbsight.errors import InputError
+from nbsight.errors import EditError, InputError
 from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokenizer_options
 from nbsight.models.joining import join_prompts
 from nbsight.models.limits import has_learned_positions, read_limits
@@ -36,7 +36,14 @@ class BlockEnvoy(AliasedEnvoy):
         return show_block(value) if kind == "output" else value
 
     def _accept(self, kind: str, current: Any, assigned: Any) -> Any:
-        return accept_block(current, assigned) if kind == "output" else assigned
+        if kind != "output":
+            return assigned
+        try:
+            return accept_block(current, assigned)
+        except EditError as error:
+            donor = assigned[0] if isinstance(assigned, tuple) and assigned else assigned
+            more = self._root._explain_mismatch(show_block(current), donor)
+            raise EditError(f"{error}\n{more}" if more else str(error)) from None
 
 
 class LanguageModel(AliasedEnvoy, Model):
@@ -337,5 +344,5 @@ class LanguageModel(AliasedEnvoy, Model):
 
 
 def _positions_in(value: Any) -> int | None:
-    shape: Sequence[int] = getattr(value, "shape", value)
-    return int(shape[1]) if len(shape) > 1 else None
+    shape = getattr(value, "shape", value)
+    return int(shape[1]) if isinstance(shape, Sequence) and len(shape) > 1 else None

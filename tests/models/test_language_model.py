@@ -196,9 +196,10 @@ class TestEditing:
     def test_a_patch_of_another_length_names_both_shapes(self, demo):
         with demo.trace(SHORT):
             donor = demo.transformer.h[LAYER].output[0].save()
-        with pytest.raises(EditError, match=r"\(1, 8, 64\).*\(1, 2, 64\)"):
+        with pytest.raises(EditError, match=r"\(1, 8, 64\).*\(1, 2, 64\)") as caught:
             with demo.trace(PARIS):
                 demo.transformer.h[LAYER].output = donor
+        caught.match("2 tokens: 'The' ' cat'")
         with demo.trace(PARIS):  # the model works normally afterwards
             assert demo.transformer.h[LAYER].output.shape == (1, 8, 64)
 
