@@ -89,7 +89,7 @@ class Decoder:
             if self._depth > DEPTH:
                 raise RemoteError(f"the message is nested more than {DEPTH} deep.")
             return rule(self, code[tag], code)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
             if isinstance(error, RemoteError):
                 raise
             raise RemoteError(f"the message holds a {tag} that is not well formed: {error!r}") from None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import collections
 import math
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -307,7 +308,7 @@ class Encoder:
             return {"$name": name}
         owner = getattr(value, "__self__", None)
         method = getattr(value, "__name__", "_")
-        if owner is not None and not isinstance(owner, type) and not method.startswith("_"):
+        if owner is not None and not isinstance(owner, (type, ModuleType)) and not method.startswith("_"):
             return {"$method": method, "of": self.encode(owner, f"{place}.__self__")}
         if isinstance(value, type):
             return self.refuse(value, place, "a class of yours does not travel; define it in the block")

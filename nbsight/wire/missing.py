@@ -27,6 +27,11 @@ class NotHere:
     def __repr__(self) -> str:
         return f"<{self._what} is not here: {self._why}>"
 
+    def __format__(self, spec: str) -> str:
+        if spec:
+            self._fail()
+        return repr(self)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # protocols ask for these; they mean no use
             raise AttributeError(name)

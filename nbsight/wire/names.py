@@ -8,6 +8,7 @@ if it was defined under a package of the list; `torch.os.system` is not torch's.
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import sys
 from types import ModuleType
@@ -37,7 +38,7 @@ _CLOSED = (
 #: Where functions live whose own name does not say so (`torch.softmax.__module__` is None).
 _HOMES = (
     "torch", "torch.nn.functional", "torch.linalg", "torch.fft", "torch.special", "torch.nn.init",
-    "torch.autograd", "torch.Tensor", "numpy", "numpy.linalg", "numpy.fft", "numpy.random", "math", "nbsight",
+    "torch:Tensor", "numpy", "numpy.linalg", "numpy.fft", "math",
 )  # fmt: skip
 
 #: What a defaultdict may make its values with.
@@ -51,8 +52,12 @@ _PURE = (
 _BUILTINS = frozenset(_PURE.split())
 
 
+def _is_closed(name: str) -> bool:
+    return any(name == closed or name.startswith(closed + ".") for closed in _CLOSED)
+
+
 def _is_open(name: str) -> bool:
-    if any(name == closed or name.startswith(closed + ".") for closed in _CLOSED):
+    if _is_closed(name):
         return False
     parts = name.split(".")
     return parts[0] in MODULES and not any(part.startswith("_") for part in parts)
@@ -84,18 +89,28 @@ def object_name(value: Any) -> str | None:
     """The name "module:attribute" under which a function or class travels, if it does."""
     if getattr(builtins, getattr(value, "__name__", None) or "?", builtins) is value:
         return f"builtins:{value.__name__}" if value.__name__ in _BUILTINS else None
-    plain = getattr(value, "__name__", None)
-    if not isinstance(plain, str):
-        return None
-    own = getattr(value, "__module__", None)
-    places = [(own, getattr(value, "__qualname__", plain))] if isinstance(own, str) else []
-    places += [(home, plain) for home in _HOMES]
-    for home, path in places:
-        if home == "torch.Tensor":
-            home, path = "torch", f"Tensor.{path}"
-        if _is_open(home) and home in sys.modules and _look_up(sys.modules[home], path) is value:
-            return f"{home}:{path}"
-    return None
+    own, path = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if isinstance(own, str) and isinstance(path, str) and _is_open(own):
+        module = sys.modules.get(own)
+        if module is not None and _look_up(module, path) is value:
+            return f"{own}:{path}"
+    known, name = _names().get(id(value), (None, None))
+    return name if known is value else None
+
+
+@functools.cache
+def _names() -> dict[int, tuple[Any, str]]:
+    """Functions that do not know their own names, and those, by identity."""
+    found: dict[int, tuple[Any, str]] = {}
+    for home in _HOMES:
+        module, _, inner = home.partition(":")
+        place = getattr(importlib.import_module(module), inner) if inner else importlib.import_module(module)
+        for name in dir(place) if inner else vars(place):
+            value = getattr(place, name)
+            if not name.startswith("_") and callable(value) and not isinstance(value, ModuleType):
+                path = f"{inner}.{name}" if inner else name
+                found.setdefault(id(value), (value, f"{module}:{path}"))
+    return found
 
 
 def object_at(name: Any) -> Any:
@@ -109,7 +124,9 @@ def object_at(name: Any) -> Any:
         return getattr(builtins, path)
     value = _look_up(module_at(home), path)
     owner = getattr(value, "__module__", None)
-    foreign = isinstance(owner, str) and owner.split(".")[0].lstrip("_") not in MODULES | {"builtins"}
+    foreign = isinstance(owner, str) and (
+        _is_closed(owner) or owner.split(".")[0].lstrip("_") not in MODULES | {"builtins"}
+    )
     if value is None or isinstance(value, ModuleType) or foreign or not callable(value):
         raise RemoteError(f"a block may not bring {name!r}.")
     return value

@@ -130,7 +130,12 @@ class _Walk:
             inner = _Walk()
             inner.bound = set(self.bound)
             inner.statements(node.body)
-            self.take(inner.needed)
+            for name, line in inner.needed.items():
+                self.read(name, line)
+            # The names of a class are not those that its methods see.
+            code = compile(ast.Module([node], []), "<block>", "exec", dont_inherit=True)
+            for own in (part for part in code.co_consts if isinstance(part, CodeType)):
+                self.reads_of(own, node)
         else:
             self.function(node)
         self.bound.add(node.name)
@@ -140,8 +145,12 @@ class _Walk:
             self.expression(default)
         statement = ast.copy_location(ast.Expr(node), node) if isinstance(node, ast.Lambda) else node
         code = compile(ast.Module([statement], []), "<block>", "exec", dont_inherit=True)
+        self.reads_of(code, node)
+
+    def reads_of(self, code: CodeType, node: ast.stmt | ast.Lambda) -> None:
+        """What the functions in a piece of code look up; their own name is bound when they are called."""
         names = {name for part in code.co_consts if isinstance(part, CodeType) for name in lookups(part)}
-        for name in sorted(names - {getattr(node, "name", "")}):  # it is bound when it is called
+        for name in sorted(names - {getattr(node, "name", "")}):
             self.read(name, node.lineno)
 
     def expression(self, node: ast.AST) -> None:
@@ -187,10 +196,6 @@ class _Walk:
         for child in ast.walk(target):
             if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
                 self.bound.add(child.id)
-
-    def take(self, needed: dict[str, int]) -> None:
-        for name, line in needed.items():
-            self.read(name, line)
 
     def read(self, name: str, line: int) -> None:
         if name not in self.bound:

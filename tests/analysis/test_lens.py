@@ -73,7 +73,7 @@ def test_a_layer_says_what_the_model_without_later_layers_says(architecture):
     lens = logit_lens(LanguageModel(module), IDS, top_k=4)
     assert lens.top_probs.shape == (len(wanted), len(IDS), 4)
     for layer, logits in enumerate(wanted):
-        probs, ids = naive(logits, 4)
+        probs, _ = naive(logits, 4)
         np.testing.assert_allclose(lens.top_probs[layer], probs, rtol=2e-4)
         every = logits.softmax(-1).numpy()
         own = np.take_along_axis(every, lens.top_ids[layer], -1)
