@@ -73,8 +73,12 @@ class BodySkipped(BaseException):
 _known: dict[int, tuple[weakref.ref[CodeType], dict[int, Block]]] = {}
 
 
-def block_at(frame: FrameType) -> Block | None:
+def block_at(frame: FrameType, openers: frozenset[str] = frozenset()) -> Block | None:
     """The body of the `with` statement that `frame` is entering now; None when there is no text.
+
+    Args:
+        frame: The user's frame.
+        openers: Names of the methods that may open the block.
 
     Raises:
         CaptureError: the body holds something that cannot wait.
@@ -83,7 +87,7 @@ def block_at(frame: FrameType) -> Block | None:
     entry = _known.get(id(code))
     if entry is not None and entry[0]() is code and place in entry[1]:
         return entry[1][place]
-    block = _find(frame)
+    block = _find(frame, openers)
     if block is None:
         return None
     if entry is None or entry[0]() is not code:
@@ -94,7 +98,7 @@ def block_at(frame: FrameType) -> Block | None:
     return block
 
 
-def _find(frame: FrameType) -> Block | None:
+def _find(frame: FrameType, openers: frozenset[str]) -> Block | None:
     filename = frame.f_code.co_filename
     lines: list[str] | None = linecache.getlines(filename, frame.f_globals)
     for finder in finders if not lines else ():
@@ -106,7 +110,7 @@ def _find(frame: FrameType) -> Block | None:
     node = _with_node(lines, frame)
     if node is None:
         return None
-    return _compile(node, lines, frame)
+    return _compile(node, frame, openers)
 
 
 def _with_node(lines: list[str], frame: FrameType) -> ast.With | None:
@@ -187,9 +191,9 @@ def _position(frame: FrameType) -> tuple[int, int] | None:
     return None
 
 
-def _compile(node: ast.With, lines: list[str], frame: FrameType) -> Block:
+def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block:
     filename, caller = frame.f_code.co_filename, frame.f_code
-    place = _own_item(node, frame)
+    place = _own_item(node, frame, openers)
     body, rest = node.body, node.items[place + 1 :]
     if rest:  # what is entered after us belongs to the body
         body = [ast.copy_location(ast.With(items=rest, body=body), node)]
@@ -217,11 +221,7 @@ def _compile(node: ast.With, lines: list[str], frame: FrameType) -> Block:
     )
 
 
-#: The methods whose blocks are captured.
-_OPENERS = frozenset({"invoke", "trace", "generate", "session", "edit", "scan"})
-
-
-def _own_item(node: ast.With, frame: FrameType) -> int:
+def _own_item(node: ast.With, frame: FrameType, openers: frozenset[str]) -> int:
     """Which item of `with a, b, c:` is being entered: the one that captures."""
     position = _position(frame)
     for place, item in enumerate(node.items):
@@ -231,7 +231,7 @@ def _own_item(node: ast.With, frame: FrameType) -> int:
     for place, item in enumerate(node.items):
         call = item.context_expr
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-            if call.func.attr in _OPENERS:
+            if call.func.attr in openers:
                 return place
     return len(node.items) - 1
 

@@ -14,6 +14,9 @@ from nbsight.errors import CaptureError
 
 __all__ = ["Captured", "need_block"]
 
+#: The methods whose blocks may run elsewhere.
+_OPENERS = frozenset({"trace", "generate", "session", "edit"})
+
 
 def need_block(frame: FrameType, what: str) -> Block:
     """The block that `frame` enters.
@@ -21,7 +24,7 @@ def need_block(frame: FrameType, what: str) -> Block:
     Raises:
         CaptureError: its text cannot be found.
     """
-    block = block_at(frame)
+    block = block_at(frame, _OPENERS)
     if block is None:
         raise CaptureError(
             f"{what} needs the text of its block, and there is none for code from "

@@ -183,10 +183,12 @@ class Envoy:
             )
 
     def __getitem__(self, key: int | slice | str | Any) -> Any:
-        if type(key) is int:  # the common case first: a block by its number
-            child = self._children.get(str(key))
-            if child is not None and isinstance(self._module, (nn.ModuleList, nn.Sequential)):
-                return child
+        if type(key) is int and key >= 0:  # the common case first: a block by its number
+            name = str(key)
+            child = self._children.get(name)
+            if child is not None and self._module._modules.get(name) is child._module:
+                if isinstance(self._module, (nn.ModuleList, nn.Sequential)):
+                    return child
         names = self._children_names()
         if isinstance(key, str):
             if key in self._module._modules:
@@ -280,9 +282,18 @@ class Envoy:
             return tensor.device
         return torch.device("cpu")
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._parent is None:
+            return super().__reduce_ex__(protocol)
+        return (_at, (self._root, self._path))  # a copied envoy belongs to a copied model
+
     def __dir__(self) -> list[str]:
         public = [name for name in dir(type(self)) if not name.startswith("_")]
         return [*self._children_names(), *public]
 
     def __repr__(self) -> str:
         return repr(self._module)
+
+
+def _at(root: Envoy, path: str) -> Envoy:
+    return root._at(path)

@@ -29,11 +29,12 @@ _lock = threading.Lock()
 class Gate:
     """One module's gate: its own `forward`, and how many runs need the gate."""
 
-    __slots__ = ("door", "forward", "module", "previous", "users")
+    __slots__ = ("door", "forward", "module", "plain", "previous", "users")
 
     module: nn.Module
     forward: Callable[..., Any]
     previous: Callable[..., Any] | None
+    plain: Any
     door: Callable[..., Any]
     users: int
 
@@ -41,6 +42,7 @@ class Gate:
         self.module = module
         # accelerate and others put their own `forward` on the instance: it must come back.
         self.previous = module.__dict__.get("forward")
+        self.plain = type(module).forward
         self.forward = forward = module.forward
         self.users = 0
 
@@ -68,7 +70,10 @@ def open_gate(module: nn.Module, spares: dict[nn.Module, Gate]) -> Gate:
     with _lock:
         there = own.get("forward")
         gate = spares.get(module)
-        if gate is not None and (there is gate.door or (there is None and gate.previous is None)):
+        if gate is not None and (
+            there is gate.door
+            or (there is None and gate.previous is None and gate.plain is type(module).forward)
+        ):
             own["forward"] = gate.door
             gate.users += 1
             return gate

@@ -53,7 +53,7 @@ class Invoker:
         if self.has_input:
             self.prepared = tracer.root._prepare(self.args, self.kwargs)
         frame = sys._getframe(1)
-        self.block = block_at(frame)
+        self.block = block_at(frame, frozenset({"invoke"}))
         if self.block is None:
             self._start_in_place(frame)
             return self
@@ -74,6 +74,7 @@ class Invoker:
                     run.close()
             return False
         self._undo()
+        self._undo = None  # it holds the frame, the frame holds us
         if kind is not BodySkipped:
             return False
         self.tracer.invokes.append(self)

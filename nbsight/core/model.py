@@ -137,6 +137,19 @@ class Model(Envoy):
         self._envoys[id(module)] = envoy
         return envoy
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle needs: the module, and not what is derived from it."""
+        derived = {"_children", "_envoys", "_spares", "_paths", "_other_paths", "_all", "_root"}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in derived and not isinstance(value, Envoy)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _children={}, _envoys={}, _spares={}, _root=self, _parent=None)
+        self._point_at(state["_module"])
+
     def _is_training(self) -> bool:
         """Whether any module is in training mode (then the whole forward may leave traces)."""
         return any(map(_training, self._all))

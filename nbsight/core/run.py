@@ -11,6 +11,7 @@ place they asked for). README.md beside this file has the picture.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -319,7 +320,7 @@ class Run:
     def close(self) -> None:
         """Unwind the call if it is still held, and take the gates off. Safe to call twice."""
         try:
-            if self._began and not self.ended:
+            if self._began and not self.ended and not sys.is_finalizing():
                 self._wanted_inputs.clear()
                 self._wanted_outputs.clear()
                 self.watchers = {}

@@ -25,6 +25,8 @@ class Session:
 
     #: No model runs in a session itself, so no envoy finds its trace here.
     root = None
+    frame = None
+    lent = False
 
     def __init__(self, model: Model, remote: Any = None, **options: Any) -> None:
         self.model = model

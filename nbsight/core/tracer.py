@@ -162,6 +162,7 @@ class Tracer:
             context.leave(self)
             self._restore_grad_mode()
             self.frame = None
+            self.invokes = []
             if not in_job():  # a job's results are picked from what it saved
                 self.saved = []
             self.failed = None

@@ -248,7 +248,7 @@ class Crew:
                 worker.act(GreenletExit())
                 worker.done = True
             # No cycles: what the bodies bound is freed when the user drops it.
-            worker.names.sibling = None
+            worker.names.sibling = worker.names.stale = None
             worker.run = None
             worker.got_from = None
             worker.held = []
