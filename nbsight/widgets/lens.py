@@ -66,7 +66,9 @@ class LensWidget(Widget):
 
     view = "lens"
 
-    selection = traitlets.Tuple(traitlets.Int(), traitlets.Int(), default_value=None, allow_none=True).tag(
+    selection: Any = traitlets.Tuple(
+        traitlets.Int(), traitlets.Int(), default_value=None, allow_none=True
+    ).tag(
         sync=True,
         # JSON has lists only
         from_json=lambda value, widget: value if value is None else tuple(value),

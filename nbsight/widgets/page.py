@@ -16,7 +16,11 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
-<style>:root {{ color-scheme: light dark; }} body {{ margin: 24px; }}</style>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ background: #ffffff; margin: 24px; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #111418; }} }}
+</style>
 </head>
 <body>
 <div id="view"></div>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,9 +59,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Iterator[L
     server.stop()
 
 
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page in which any error of a script fails the test."""
+@contextlib.contextmanager
+def quiet_page(browser: Any) -> Iterator[Any]:
+    """A page in which an error of any script is a failure."""
     context = browser.new_context(viewport={"width": 1320, "height": 900}, device_scale_factor=1.5)
     page = context.new_page()
     errors: list[str] = []
@@ -69,3 +70,15 @@ def page(browser: Any) -> Iterator[Any]:
     context.close()
     ours = [error for error in errors if not any(known in error for known in NOT_OURS)]
     assert not ours, f"errors in the page: {ours}"
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    with quiet_page(browser) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def module_page(browser: Any) -> Iterator[Any]:
+    with quiet_page(browser) as page:
+        yield page

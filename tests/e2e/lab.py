@@ -138,15 +138,14 @@ class Notebook:
         )
 
     def run(self, index: int, *, wait: bool = True) -> None:
-        """Run a cell; by default until its prompt has a number and the kernel rests."""
+        """Run a cell; by default until it has a number again and the kernel rests."""
+        model = "window.jupyterapp.shell.currentWidget.content.widgets[index].model"
+        self.page.evaluate(f"index => {{ {model}.sharedModel.execution_count = null; }}", index)
         self.page.locator(CELL).nth(index).locator(".cm-content").click()
         self.page.keyboard.press("Control+Enter")
         if wait:
             self.page.wait_for_function(
-                "index => /\\[\\d+\\]/.test(document.querySelectorAll('.jp-Notebook .jp-Cell')[index]"
-                ".querySelector('.jp-InputPrompt').textContent)",
-                arg=index,
-                timeout=60_000,
+                f"index => {model}.executionCount !== null", arg=index, timeout=60_000
             )
             self.wait_idle()
 
@@ -173,5 +172,5 @@ class Notebook:
     def save(self) -> None:
         self.command("docmanager:save")
 
-    def shut_kernels_down(self) -> None:
-        self.page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    def shut_kernel_down(self) -> None:
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -39,16 +40,40 @@ def cell(layer: int, position: int) -> str:
     return f"{VIEW} .nbsight-lens-cell[data-layer='{layer}'][data-position='{position}']"
 
 
+CELLS = (MAKE, "CALLS.clear()\nw = LensWidget(lens)\nw", "", "")
+
+
+@pytest.fixture(scope="module")
+def shared(module_page, lab: LabServer) -> Notebook:
+    """One notebook for the tests that leave it as it was (opening one takes seconds)."""
+    lab.write("lens.ipynb", *CELLS)
+    notebook = Notebook(module_page, lab, "lens.ipynb")
+    notebook.run(0)
+    return notebook
+
+
 @pytest.fixture
-def notebook(page, lab: LabServer, request) -> Notebook:
-    """A notebook that shows the lens as `w`, and has an empty cell after it."""
+def notebook(shared: Notebook) -> Notebook:
+    """A fresh lens shown as `w`, with nothing asked yet, and two cells after it."""
+    show(shared)
+    return shared
+
+
+@pytest.fixture
+def own_notebook(page, lab: LabServer, request) -> Notebook:
+    """The same in a notebook and a kernel of its own, for tests that change or end them."""
     name = f"{request.node.name}.ipynb"
-    lab.write(name, MAKE, "w = LensWidget(lens)\nw", "", "")
+    lab.write(name, *CELLS)
     notebook = Notebook(page, lab, name)
     notebook.run(0)
-    notebook.run(1)
-    page.wait_for_selector(cell(11, 4))
+    show(notebook)
     return notebook
+
+
+def show(notebook: Notebook) -> None:
+    notebook.run(1)
+    notebook.page.wait_for_selector(cell(11, 4))
+    notebook.page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='idle']")
 
 
 def test_a_lens_is_shown_after_load_ext(page, lab: LabServer):
@@ -70,15 +95,12 @@ def test_a_click_asks_python_and_python_knows_the_selection(notebook: Notebook):
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
     shown = page.locator(f"{VIEW} .nbsight-lens-detail li > :first-child").all_inner_texts()
     assert len(shown) == 10  # five came with the lens: these are from Python
-    expected = notebook.python(2, "print(w.selection, [str(t) for t in detail(7, 3, 10).tokens], CALLS[0])")
-    selection, tokens, call = (
-        expected.partition(" [")[0],
-        eval("[" + expected.split("[")[1].split("]")[0] + "]"),
-        expected,
-    )
-    assert selection == "(7, 3)"
+    asked = "import json\nprint(json.dumps([w.selection, list(CALLS), list(detail(7, 3, 10).tokens)]))"
+    selection, calls, tokens = json.loads(notebook.python(2, asked))
+    assert selection == [7, 3]
+    assert [call[:3] for call in calls] == [[7, 3, 10]]
+    assert calls[0][3].startswith("nbsight-worker")
     assert shown == [token.replace(" ", "·").replace("\n", "⏎") for token in tokens]
-    assert "(7, 3, 10, 'nbsight-worker" in call
 
 
 def test_python_opens_a_cell(notebook: Notebook):
@@ -130,8 +152,8 @@ def test_a_question_asked_while_a_cell_runs_is_answered(notebook: Notebook):
     assert notebook.python(3, "print(CALLS[-1][:3])") == "(4, 4, 10)"
 
 
-def test_the_code_of_the_view_goes_into_a_new_cell_and_is_not_run(notebook: Notebook):
-    page = notebook.page
+def test_the_code_of_the_view_goes_into_a_new_cell_and_is_not_run(own_notebook: Notebook):
+    notebook, page = own_notebook, own_notebook.page
     page.click(cell(5, 2))
     page.click(f"{VIEW} button:has-text('Insert code')")
     page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-Cell').length === 5")
@@ -141,8 +163,8 @@ def test_the_code_of_the_view_goes_into_a_new_cell_and_is_not_run(notebook: Note
     assert inserted.locator(".jp-InputPrompt").inner_text().strip() == "[ ]:"
 
 
-def test_light_and_dark(notebook: Notebook, artifacts):
-    page = notebook.page
+def test_light_and_dark(own_notebook: Notebook, artifacts):
+    notebook, page = own_notebook, own_notebook.page
     page.click(cell(8, 4))
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
     fills = {}
@@ -157,11 +179,11 @@ def test_light_and_dark(notebook: Notebook, artifacts):
     assert fills["light"] != fills["dark"]
 
 
-def test_a_view_on_a_kernel_that_is_gone_is_a_copy_that_still_reads(notebook: Notebook, artifacts):
-    page = notebook.page
+def test_a_view_on_a_kernel_that_is_gone_is_a_copy_that_still_reads(own_notebook: Notebook, artifacts):
+    notebook, page = own_notebook, own_notebook.page
     top = page.locator(cell(11, 4)).inner_text()
     notebook.save()
-    notebook.shut_kernels_down()
+    notebook.shut_kernel_down()
     page.wait_for_timeout(500)
     notebook.open(kernel=False)
     page.wait_for_selector(".jp-nbsight-still", timeout=30_000)
@@ -176,8 +198,8 @@ def test_a_view_on_a_kernel_that_is_gone_is_a_copy_that_still_reads(notebook: No
     page.screenshot(path=artifacts / "lens-saved-copy.png")
 
 
-def test_a_restarted_kernel_answers_the_cell_that_is_run_again(notebook: Notebook):
-    page = notebook.page
+def test_a_restarted_kernel_answers_the_cell_that_is_run_again(own_notebook: Notebook):
+    notebook, page = own_notebook, own_notebook.page
     page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()",
     )
@@ -221,3 +243,38 @@ def test_a_long_prompt_is_scrolled_and_only_what_is_seen_is_in_the_page(page, la
     page.keyboard.press("End")
     page.wait_for_selector(cell(0, 1499))
     page.wait_for_function("() => !document.querySelector(\".nbsight-lens-cell[data-position='0']\")")
+
+
+def test_the_shipped_model_is_looked_into(page, lab: LabServer, artifacts):
+    """Everything at once, as a newcomer does it; the ranking is checked against hooks of plain torch."""
+    lab.write(
+        "shipped.ipynb",
+        "%load_ext nbsight\nimport nbsight\nmodel = nbsight.LanguageModel('nbsight/demo')",
+        "lens = nbsight.logit_lens(model, 'The capital of France is')\nlens",
+        "",
+    )
+    notebook = Notebook(page, lab, "shipped.ipynb")
+    notebook.run(0)
+    notebook.run(1)
+    page.wait_for_selector(cell(11, 4))
+    assert page.locator(cell(11, 4)).inner_text() == "·Paris"
+    page.click(cell(8, 4))
+    page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
+    shown = page.locator(f"{VIEW} .nbsight-lens-detail li > :first-child").all_inner_texts()
+    # The same ranking by hooks of plain torch: block 8's output through the model's own norm and head.
+    oracle = """
+import json, torch
+plain, kept = model._model, []
+handle = plain.transformer.h[8].register_forward_hook(lambda module, inputs, output: kept.append(output))
+with torch.no_grad():
+    plain(**model.tokenizer('The capital of France is', return_tensors='pt'))
+    resid = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
+    best = plain.lm_head(plain.transformer.ln_f(resid))[0, 4].topk(10).indices
+handle.remove()
+print(json.dumps([model.tokenizer.decode([i]) for i in best.tolist()]))
+"""
+    expected = json.loads(notebook.python(2, oracle).splitlines()[-1])
+    assert shown == [token.replace(" ", "·").replace("\n", "⏎") for token in expected]
+    for theme, said in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
+        notebook.theme(theme)
+        page.locator(f"{VIEW}[data-theme='{said}']").screenshot(path=artifacts / f"shipped-model-{said}.png")

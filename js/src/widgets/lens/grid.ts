@@ -5,7 +5,7 @@ import type { LensData } from './data';
 import type { Place } from './types';
 
 const LABEL = 44;
-const NARROWEST = 58;
+const NARROWEST = 70; // eight characters: "·capital"
 const WIDEST = 104;
 const MARGIN = 4; // columns kept beyond each edge of what is seen
 
@@ -56,6 +56,8 @@ export class Grid {
   /** Take other data; the reading position moves to the prediction at the end of the prompt. */
   show(data: LensData): void {
     this.data = data;
+    this.selected = null;
+    this.marked = null;
     this.active = [data.nLayers - 1, data.nPositions - 1];
     this.node.setAttribute('aria-rowcount', String(data.nLayers + 1));
     this.node.setAttribute('aria-colcount', String(data.nPositions + 1));
@@ -75,15 +77,16 @@ export class Grid {
     this.resize(this.room);
   }
 
-  /** Fit the columns into the room there is; returns the width that the grid then takes. */
-  resize(room: number): number {
+  /** Fit the columns into the room there is. */
+  resize(room: number): void {
     this.room = room;
     const fitting = Math.floor((room - LABEL) / this.data.nPositions);
     this.column = clamp(fitting, NARROWEST, WIDEST);
-    const width = LABEL + this.column * this.data.nPositions;
-    this.sheet.style.width = `${width}px`;
+    this.sheet.style.width = `${LABEL + this.column * this.data.nPositions}px`;
     this.draw(true);
-    return width;
+    if (this.selected) {
+      this.reveal();
+    }
   }
 
   recolour(dark: boolean): void {

@@ -60,7 +60,8 @@ export class LensView {
         this.scale,
         '1',
         h('span', {}, 'probability of the top token')
-      )
+      ),
+      this.readout
     );
     this.plane = h('div', { class: 'nbsight-lens-plane' }, this.pictured);
     this.node = h(
@@ -69,7 +70,6 @@ export class LensView {
       h('style', {}, STYLE),
       this.head(),
       h('div', { class: 'nbsight-lens-body' }, this.plane, this.detail.node),
-      this.readout,
       this.live
     );
     parent.append(this.node);
