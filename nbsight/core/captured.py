@@ -77,6 +77,7 @@ class Captured:
             grad: Whether to record gradients; None asks the code around the block.
             finish: Whether the run has to go to its end.
         """
+        __tracebackhide__ = True  # IPython leaves this frame out
         target = self.block.target
         if target is not None:
             write_back(self.frame, {target: handle})

@@ -156,7 +156,7 @@ class Encoder:
         if isinstance(value, np.generic):
             return {"$scalar": self.numbers(np.asarray(value), place)}
         if isinstance(value, NotHere):
-            return self.refuse(value, place, value._why)
+            return self.refuse(value, place, value._why.rstrip("."))
         if isinstance(value, Envoy):
             return self._envoy(value, place)
         if isinstance(value, nn.Module):
@@ -359,8 +359,9 @@ class Encoder:
 
 
 _GENERAL = (
-    "numbers, text, bytes, lists, tuples, dicts, sets, tensors, arrays, modules of the model and functions "
-    "with source travel; make it inside the block, or take what you need of it into such a value before"
+    "numbers, text, bytes, lists, tuples, dicts, sets, tensors, arrays, parts of the model, torch, numpy and "
+    "functions with source travel. Make it inside the block, or take what you need of it into such a value "
+    "before the block"
 )
 
 _ADVICE = {

@@ -68,6 +68,7 @@ def encode_job(job: Job) -> tuple[bytes, bytes, dict[int, Any]]:
         RemoteError: something that the block reads, or an argument, does not travel; it says which,
             on what line, and what to write.
     """
+    __tracebackhide__ = True  # IPython leaves this frame out
     source, line = block_text(job.block, job.lines)
     tree = parse_text(source, line)
     encoder = Encoder(job.model, job.globals)
@@ -122,7 +123,8 @@ def _refusal(problem: Unsendable, line: str) -> str:
     place = problem.place if {" ", "`"} & set(problem.place) else f"`{problem.place}`"
     kind = type(problem.value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{place} ({name}) cannot travel to where the block runs.\n  {line}\nReason: {problem.why}."
+    why = problem.why[0].upper() + problem.why[1:]
+    return f"{place} ({name}) cannot travel to where the block runs.\n  {line}\n{why}."
 
 
 def decode_job(

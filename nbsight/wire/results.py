@@ -102,7 +102,9 @@ class _ResultEncoder(Encoder):
             return {"$missing": [value._what, value._why]}
         if isinstance(value, torch.Tensor):
             return {"$missing": [place, f"{why}."]}
-        return {"$missing": [place, f"it is a {kind}, which stayed where the block ran: {why}."]}
+        return {
+            "$missing": [place, f"a {kind} stays where its block ran. Take what you need of it in the block."]
+        }
 
     def allow(self, tensor: torch.Tensor, place: str) -> str | None:
         for part in (tensor, _plain(tensor)):

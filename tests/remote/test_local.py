@@ -171,7 +171,7 @@ def test_a_wrapped_module_gets_literally_what_it_returns():
     assert torch.equal(kept["logits"], wanted.logits)
     assert all(torch.equal(a, b) for a, b in zip(kept["states"], wanted.hidden_states, strict=True))
     assert out.logits is kept["logits"]
-    with pytest.raises(RemoteError, match=r"past_key_values.*DynamicCache, which stayed"):
+    with pytest.raises(RemoteError, match=r"past_key_values.*DynamicCache stays where its block ran"):
         len(out.past_key_values)
 
 
@@ -234,7 +234,7 @@ def test_a_value_that_does_not_travel_says_so_only_when_it_is_used(model):
         generator = (number for number in range(3))
         kept = model.output.save()
     assert torch.equal(kept, hooked(model, PROMPT, [])[1])
-    with pytest.raises(RemoteError, match="a generator, which stayed where the block ran"):
+    with pytest.raises(RemoteError, match="a generator stays where its block ran"):
         next(iter(generator))
 
 
@@ -453,7 +453,7 @@ def test_what_cannot_travel_is_refused_with_the_line_that_reads_it(model):
     assert text.startswith("`opt` (")
     assert "Optimizer) cannot travel to where the block runs." in text
     assert ": x = model.output[0, -1] * opt.lr" in text
-    assert "take what you need of it into such a value before" in text
+    assert "take what you need of it into such a value before the block" in text
     assert ran == []
 
 
@@ -481,7 +481,7 @@ def test_what_an_earlier_run_left_does_not_have_to_travel(model):
 def test_a_placeholder_of_an_earlier_run_explains_itself_when_it_is_sent(model):
     with model.trace(PROMPT, remote="local"):
         h = model.transformer.h[1].output[0]
-    with pytest.raises(RemoteError, match=r"`h` .*\n.*\n.*it was not saved"):
+    with pytest.raises(RemoteError, match=r"`h` .*\n.*\nIt was not saved.*block\.$"):
         with model.trace(PROMPT, remote="local"):
             model.transformer.h[1].output[0][:] = h
             out = model.output.save()
