@@ -101,6 +101,7 @@ def install(extra: str) -> None:
     if {**before, "js": ""} == {**wanted, "js": ""}:
         need(*pip, "--no-deps", "-e", ".")  # only js/ changed
     else:
+        print(f"dev.py: installing into {VENV.name}; the first time takes a few minutes.", flush=True)
         need(*pip, wanted["torch"], "-e", f".[{extra}]")
     STAMP.write_text(json.dumps(wanted, indent=1))
 

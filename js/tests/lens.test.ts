@@ -127,10 +127,10 @@ describe('the grid', () => {
   it('takes other colours with the theme', async () => {
     document.body.dataset.jpThemeLight = 'true';
     const { cell, one } = open();
-    const light = cell(0, 0).style.background;
+    const light = cell(0, 0).style.backgroundColor;
     document.body.dataset.jpThemeLight = 'false';
     await vi.waitFor(() => expect(one('.nbsight-lens').dataset.theme).toBe('dark'));
-    expect(cell(0, 0).style.background).not.toBe(light);
+    expect(cell(0, 0).style.backgroundColor).not.toBe(light);
     delete document.body.dataset.jpThemeLight;
   });
 });

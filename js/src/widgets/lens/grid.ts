@@ -185,7 +185,7 @@ export class Grid {
       id: this.cellId(place),
       class: 'nbsight-lens-cell',
       role: 'gridcell',
-      style: `background: ${fill}; color: ${ink}; width: ${this.column}px`,
+      style: `background-color: ${fill}; color: ${ink}; width: ${this.column}px`,
       'aria-colindex': place[1] + 2,
       'aria-label': `${visible(this.data.token(place))}, ${probability(this.data.prob(place))}`,
       'data-layer': place[0],

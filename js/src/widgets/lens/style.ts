@@ -61,7 +61,7 @@ export const STYLE = `
   width: var(--nb-label); z-index: 2;
 }
 .nbsight-lens-cell {
-  background-clip: padding-box !important; border: solid var(--nb-page); border-width: 0 2px 2px 0; cursor: pointer; flex: none;
+  background-clip: padding-box; border: solid var(--nb-page); border-width: 0 2px 2px 0; cursor: pointer; flex: none;
   font-family: var(--jp-code-font-family, var(--vscode-editor-font-family, ui-monospace, monospace)); font-size: 12px;
   line-height: calc(var(--nb-row) - 2px); overflow: hidden; padding: 0 5px; position: relative; text-align: center;
   text-overflow: ellipsis; white-space: pre;
