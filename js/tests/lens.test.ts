@@ -221,10 +221,10 @@ describe('the table', () => {
     expect(one('[role=grid]').closest('[hidden]')).toBeNull();
   });
   it('says which part of a very long prompt it shows', () => {
-    const long = { nLayers: 3000, nPositions: 5, header: lens().header, token: () => 'x', prob: () => 0.5 };
-    const table = lensTable(long as unknown as LensData, 3);
-    expect(table.querySelector('caption')!.textContent).toContain('Positions 3 to 3 of 5.');
-    expect(table.querySelectorAll('thead th')).toHaveLength(2);
+    const table = lensTable(lens(), 2, 6); // three layers: two positions fit
+    expect(table.querySelector('caption')!.textContent).toContain('Positions 1 to 2 of 4.');
+    expect(table.querySelectorAll('thead th')).toHaveLength(3);
+    expect(lensTable(lens(), 3).querySelector('caption')!.textContent).not.toContain('Positions');
   });
 });
 

@@ -5,8 +5,8 @@ import type { LensData } from './data';
 const CELLS = 3000; // a table of more stops a page; which columns are shown is said
 
 /** The same numbers as a table, for screen readers and for copying. */
-export function lensTable(data: LensData, around: number): HTMLElement {
-  const fits = Math.max(1, Math.floor(CELLS / data.nLayers));
+export function lensTable(data: LensData, around: number, cells = CELLS): HTMLElement {
+  const fits = Math.max(1, Math.floor(cells / data.nLayers));
   const first = Math.max(0, Math.min(around - Math.floor(fits / 2), data.nPositions - fits));
   const positions = Array.from({ length: Math.min(fits, data.nPositions) }, (_, i) => first + i);
   const all = positions.length === data.nPositions;
