@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from nbsight.errors import EditError
 
@@ -60,6 +61,10 @@ class Rows:
         """The invoke's part of a value: views of its tensors, the same containers around them."""
         if self.is_whole:
             return value
+        if torch._C._len_torch_dispatch_stack():
+            # A mode in the user's block is for the user's operations, not for ours.
+            with _disable_current_modes():
+                return map_tensors(value, self._narrow_tensor)
         return map_tensors(value, self._narrow_tensor)
 
     def _narrow_tensor(self, tensor: torch.Tensor) -> torch.Tensor:

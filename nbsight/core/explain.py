@@ -233,7 +233,7 @@ def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> st
     shown = site.shown.get(participant, site.views[participant])
     path = f"{run.name(site.module)}.{site.kind}"
     lines = [f"the shapes on this line do not fit: {error}", f"  {show_text(*line)}"]
-    lines.append(f"`{path}` is {describe(shown)} here{_tokens(tracer.tokens)}")
+    lines.append(f"`{path}` is {describe(shown)} here{_tokens(participant.tokens)}")
     for name, value in _tensors_on(line, error):
         record = find_saved(value)
         origin = f", saved from `{record.path}`" if record is not None and record.path else ""
@@ -246,7 +246,8 @@ def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> st
     return "\n".join(lines)
 
 
-def _tokens(tokens: Any) -> str:
+def _tokens(find: Any) -> str:
+    tokens = find() if find is not None else None
     if not tokens:
         return ""
     shown = " ".join(repr(token) for token in tokens[:24])

@@ -43,34 +43,37 @@ class Carrier(greenlet):
     worker: Any = None
     task: Callable[[], greenlet] | None = None
 
-    def run(self) -> None:
-        """Greenlet's entry point."""
-        _Climb(self, DEPTH)()
-
-    def serve(self) -> None:
-        """Run tasks for ever; only the end of the thread stops it."""
-        while True:
-            task, self.task = self.task, None
-            assert task is not None
-            home = task()
-            del task
-            home.switch()
-
 
 class _Climb:
     """Calls itself `steps` times through the C slot of `__call__`, then serves."""
 
-    __slots__ = ("carrier", "steps")
+    __slots__ = ("steps",)
 
-    def __init__(self, carrier: Carrier, steps: int) -> None:
-        self.carrier = carrier
+    def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def __call__(self) -> None:
         if self.steps:
-            _Climb(self.carrier, self.steps - 1)()
+            _Climb(self.steps - 1)()
         else:
-            self.carrier.serve()
+            _serve()
+
+
+def _serve() -> None:
+    """Run tasks for ever; only the end of the thread stops it.
+
+    The frames of a suspended carrier must not refer to it: that would be a cycle which nobody can
+    see, and the carriers of finished threads would stay.
+    """
+    while True:
+        home = _take_task()()
+        home.switch()
+
+
+def _take_task() -> Callable[[], greenlet]:
+    carrier = getcurrent()
+    task, carrier.task = carrier.task, None
+    return task
 
 
 class _Pool(threading.local):
@@ -92,7 +95,7 @@ def main_greenlet() -> greenlet:
 def borrow(task: Callable[[], greenlet]) -> Carrier:
     """Lend a carrier; it starts `task` when it is first switched to."""
     idle = _pool.idle
-    carrier = idle.pop() if idle else Carrier(parent=main_greenlet())
+    carrier = idle.pop() if idle else Carrier(_Climb(DEPTH), main_greenlet())
     carrier.task = task
     # Model code and blocks see the context variables of the code that started them.
     carrier.gr_context = contextvars.copy_context()

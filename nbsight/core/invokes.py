@@ -8,6 +8,7 @@ same numbers.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def run_invokes(tracer: Tracer) -> None:
         rows_seen = own if len(filled) > 1 or own is None else None
         worker = Worker(invoker.block, names, rows_seen, invoker.state)
         worker.run = run
+        worker.tokens = partial(tracer.root._tokens_of, invoker.prepared) if own else None
         crew.add(worker)
     try:
         crew.work(finish=tracer.must_finish)

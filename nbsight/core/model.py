@@ -96,6 +96,19 @@ class Model(Envoy):
     def _load(self) -> None:
         """Make the weights real; called before every run."""
 
+    def _tokens_of(self, prepared: Any) -> Any:
+        """The tokens of a prepared input, for messages."""
+        return None
+
+    def _own_result(self, rows: Rows, result: Any) -> Any:
+        """One invoke's part of what the call returned."""
+        own = rows.narrow(result)
+        if rows.left_pad and isinstance(own, torch.Tensor) and own.ndim == 2:
+            # Generated ids: longer than the padded prompt, so their columns were left alone.
+            grown = rows.padded is not None and own.shape[1] > rows.padded
+            return own[:, rows.left_pad :] if grown else own
+        return own
+
     def _explain_mismatch(self, current: Any, assigned: Any) -> str | None:
         """More to say when a value of the wrong shape is written; shapes are given."""
         return None

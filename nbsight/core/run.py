@@ -74,6 +74,8 @@ class Participant:
         self.turn_key: Key | None = None
         #: The step of a generation to which requests are bound; None binds them to what comes.
         self.step: int | None = None
+        #: Finds the tokens of this participant's prompt, for messages.
+        self.tokens: Callable[[], Any] | None = None
         #: The last place that was reached and the line that asked, for messages.
         self.last: Reached | None = None
 

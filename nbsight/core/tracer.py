@@ -8,6 +8,7 @@ With `remote=`, the block is captured and runs elsewhere.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,6 @@ class Tracer:
         self._fills_cache = False
         self._has_result = False
         self.saved: list[tuple[Any, Saved | None]] = []
-        self.tokens: Any = None
         #: The frame that holds the block, while the block runs.
         self.frame: FrameType | None = None
         self.done = False
@@ -88,7 +88,9 @@ class Tracer:
         if self.grad is None:
             self.grad = speaks_of_gradients(frame.f_code, frame.f_globals)
         if self.root._has_input(self.args, self.kwargs):
-            self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
+            prepared = self.root._prepare(self.args, self.kwargs)
+            self.run = self.start([prepared], {})[0]
+            self.driver.tokens = partial(self.root._tokens_of, prepared)
         self._set_grad_mode()
         self.frame = frame
         context.enter(self)
@@ -250,7 +252,9 @@ class Tracer:
             participant = self.participant()
             participant.wait_for_end(run)
             self._has_result = True
-            return run.result if participant.rows is None else participant.rows.narrow(run.result)
+            if participant.rows is None:
+                return run.result
+            return self.root._own_result(participant.rows, run.result)
         if self._has_result:
             return run.result
         raise OutsideTraceError(
@@ -391,7 +395,7 @@ class Tracer:
         if record is not None:
             participant = self.participant()
             record.origin = participant.last
-            record.tokens = self.tokens
+            record.tokens = participant.tokens
             if participant.rows is not None and not participant.rows.is_whole:
                 # Rows of one batch count their changes together: another invoke's edit of its own
                 # rows would look like a change of these.

@@ -54,7 +54,7 @@ class Worker(Participant):
         self.awaited: str | None = None
         self.got_from: tuple[str, Worker] | None = None
         #: What was read at places that the model left while this body waited for a name.
-        self.held: list[tuple[Reached, torch.Tensor]] = []
+        self.held: list[tuple[Reached, torch.Tensor, int]] = []
         self._carrier: Carrier | None = None
         self._hub: greenlet | None = None
         # Torch's switches where the block was written: `with torch.no_grad():` around it counts.
@@ -101,7 +101,7 @@ class Worker(Participant):
         if site is not None and run is not None and run.site is not site and last is not None:
             view = site.views.get(self)
             if isinstance(view, torch.Tensor) and not view.is_inference():
-                self.held.append((last, view))
+                self.held.append((last, view, view._version))
 
     def _give_way(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
@@ -124,13 +124,13 @@ class Worker(Participant):
         assert self._state is not None
         switch_to(self._state, mine, self._guards)
         try:
-            versions = [tensor._version for _, tensor in self.held]
+            self.held = [(place, tensor, tensor._version) for place, tensor, _ in self.held]
             if thrown is None:
                 self._carrier.switch()
             else:
                 self._carrier.throw(thrown)
             if self.error is None:
-                self._check_held(versions)
+                self._check_held()
         finally:
             self._state = snapshot()
             switch_to(mine, self._state, self._guards)
@@ -138,9 +138,9 @@ class Worker(Participant):
             give_back(self._carrier)
             self._carrier = self._hub = None
 
-    def _check_held(self, versions: list[int]) -> None:
+    def _check_held(self) -> None:
         """A value that was read before the block waited is in the past: a write to it is lost."""
-        for (reached, tensor), version in zip(self.held, versions):
+        for reached, tensor, version in self.held:
             if tensor._version != version:
                 name = self.got_from[0] if self.got_from else None
                 waited = f", while this block waited for `{name}`" if name else ""
