@@ -22,8 +22,8 @@ from nbsight.models.language_model import LanguageModel
 
 __all__ = ["Unembedding", "hidden_state", "last_blocks", "unembedding_of"]
 
-#: Logits held at a time: with the passes over them, some 100 MB.
-_CELLS = 8_000_000
+#: Logits held at a time: with the passes over them, some 30 MB.
+_CELLS = 2_000_000
 _ROWS = 1024
 
 #: How far the found logits may be from the model's own, relative to the largest.
