@@ -146,21 +146,21 @@ def model_failed(run: Run, error: BaseException) -> BaseException:
     if run.edits:
         lines.append("A value that replaces another needs its shape, dtype and device.")
     lines.append("The model's own traceback is in the error's `.original`.")
-    failure = _like(error)("\n".join(lines))
+    failure = _like(error, ModelRunError)("\n".join(lines))
     failure.original = error
     del error
     return failure
 
 
-def _like(error: BaseException) -> type[ModelRunError]:
-    """ModelRunError that is also an error of the original's type, so that `except` still works."""
-    kind = type(error)
-    if issubclass(ModelRunError, kind):
-        return ModelRunError
+def _like(error: BaseException, kind: Any) -> Any:
+    """A class that is `kind` and also an error of the original's type: `except` still works."""
+    original = type(error)
+    if issubclass(kind, original):
+        return kind
     try:
-        return type("ModelRunError", (ModelRunError, kind), {"__module__": ModelRunError.__module__})
+        return type(kind.__name__, (kind, original), {"__module__": kind.__module__})
     except TypeError:  # the two layouts do not go together
-        return ModelRunError
+        return kind
 
 
 def _where(root: Any, error: BaseException) -> str:
@@ -185,7 +185,7 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
     if type(error) is RuntimeError and _SIZES.search(str(error)) and line is not None:
         text = _mismatch(tracer, error, line)
         if text is not None:
-            return EditError(text)
+            return _like(error, EditError)(text)
     if type(error) is RuntimeError and "does not require grad" in str(error) and not tracer.grad:
         return GraphError(
             "a gradient was asked for, but this trace records no graph: neither the code around it "

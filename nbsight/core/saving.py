@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -133,5 +134,9 @@ def is_saved(value: Any) -> bool:
     return find_saved(value) is not None
 
 
-if "save" not in torch.Tensor.__dict__:
-    torch.Tensor.save = _save_tensor  # type: ignore[attr-defined]
+def _mount(method: Callable[..., Any]) -> None:
+    if "save" not in torch.Tensor.__dict__:
+        torch.Tensor.save = method  # type: ignore[attr-defined]
+
+
+_mount(_save_tensor)

@@ -34,7 +34,6 @@ class Session:
         self.options = options
         self.saved: list[tuple[Any, Saved | None]] = []
         self.done = False
-        self._grad_before: bool | None = None  # a session changes no grad mode; its traces may
         self._captured: Captured | None = None
 
     def __enter__(self) -> Session:

@@ -114,7 +114,7 @@ class Site:
         views = self.views
         if participant in views:
             return views[participant]
-        if not self.versions and not self.assigned:
+        if not self.assigned:
             self._make_editable()
         rows = participant.rows
         if rows is None or rows.is_whole:
@@ -132,11 +132,13 @@ class Site:
         return view
 
     def _make_editable(self) -> None:
-        """Let values of a model in inference mode be edited: torch forbids it outside that mode."""
-        if not torch.is_inference_mode_enabled():
-            self.value = map_tensors(
-                self.value, lambda tensor: tensor.clone() if tensor.is_inference() else tensor
-            )
+        """Let the block edit the value in place, whatever mode the model made it in."""
+        value = self.value
+        if type(value) is torch.Tensor:
+            if value.is_inference() or (value._is_view() and not value.requires_grad):
+                self.value = _editable(value)
+        else:
+            self.value = map_tensors(value, _editable)
 
     def assign(self, participant: Participant, value: Any, shown: Any) -> None:
         """Let the model go on with `value` in this participant's rows."""
@@ -177,6 +179,19 @@ class Site:
         if not self.views or all(p.rows is None or p.rows.is_whole for p in self.views):
             return False
         return _records(self.value)
+
+
+def _editable(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in a form that torch lets a block change in place.
+
+    A view made without gradients must not be edited where gradients are on (a parameter in the
+    edit is enough for an error), an inference tensor only in inference mode.
+    """
+    if tensor.is_inference():
+        return tensor if torch.is_inference_mode_enabled() else tensor.clone()
+    if not tensor.requires_grad and tensor._is_view():
+        return tensor.detach()  # the same storage, without the view's history
+    return tensor
 
 
 def _differs(before: Any, after: Any) -> bool:

@@ -24,7 +24,6 @@ from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.sites import Line, Site, describe
 from nbsight.core.steps import Steps
-from nbsight.core.torch_state import is_grad_enabled, set_grad
 from nbsight.errors import EditError, InputError, OutsideTraceError
 
 if TYPE_CHECKING:
@@ -71,7 +70,6 @@ class Tracer:
         self.done = False
         #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
         self.lent = False
-        self._grad_before: bool | None = None
         self._captured: Captured | None = None
 
     # -- the with statement --------------------------------------------------------------------
@@ -91,28 +89,9 @@ class Tracer:
             prepared = self.root._prepare(self.args, self.kwargs)
             self.run = self.start([prepared], {})[0]
             self.driver.tokens = partial(self.root._tokens_of, prepared)
-        self._set_grad_mode()
         self.frame = frame
         context.enter(self)
         return self
-
-    def _set_grad_mode(self) -> None:
-        """A block whose model records no graph records none either.
-
-        Otherwise an edit with a parameter in it would start a graph half way through the model,
-        and what the block saves would hold on to it.
-        """
-        outer = [tracer for tracer in context.running() if tracer._grad_before is not None]
-        before = outer[0]._grad_before if outer else is_grad_enabled()
-        if not self.grad and before:
-            self._grad_before = before
-            set_grad(False)
-
-    def _restore_grad_mode(self) -> None:
-        before, self._grad_before = self._grad_before, None
-        if before is not None:
-            # Blocks in generators may end out of order: the last one to end puts it back.
-            set_grad(not any(tracer._grad_before is not None for tracer in context.running()))
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if self._captured is not None:
@@ -162,7 +141,6 @@ class Tracer:
         finally:
             self.done = True
             context.leave(self)
-            self._restore_grad_mode()
             self.frame = None
             self.invokes = []
             if not in_job():  # a job's results are picked from what it saved
