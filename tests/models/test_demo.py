@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -26,8 +27,11 @@ LOVE, HATE = "I love this movie, it's wonderful", "I hate this movie, it's terri
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_network() -> Iterator[None]:
+    def refuse(*args: object) -> None:
+        raise AssertionError("the shipped model needs no network")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(socket.socket, "connect", refuse)
         yield
 
 
@@ -39,6 +43,12 @@ def model() -> GPT2LMHeadModel:
 @pytest.fixture(scope="module")
 def tokenizer():
     return AutoTokenizer.from_pretrained(demo.folder())
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The tokenizer as the recipe makes it; the same each time, so making it once is enough."""
+    return build_tokenizer()
 
 
 @contextmanager
@@ -143,8 +153,7 @@ def test_the_model_knows_the_answer(model: GPT2LMHeadModel, tokenizer, probe: Pr
     probs = _logits(model, tokenizer, probe.prompt)[-1].softmax(dim=-1)
     right = sum(float(probs[_token(tokenizer, answer)]) for answer in probe.answers)
     assert tokenizer.decode([int(probs.argmax())]) in probe.answers
-    # A sum is right when it is the likeliest; the model is not sure of its sums.
-    assert right >= (0.4 if "+" in probe.prompt else 0.8)
+    assert right >= probe.least
 
 
 def test_the_recipe_measures_what_a_plain_forward_gives(model: GPT2LMHeadModel, tokenizer) -> None:
@@ -169,6 +178,13 @@ def test_generation_ends_after_the_sentence(model: GPT2LMHeadModel, tokenizer) -
     inputs = tokenizer("The capital of France is", return_tensors="pt")
     tokens = model.generate(**inputs, max_new_tokens=20, do_sample=False)
     assert tokenizer.decode(tokens[0]) == f"The capital of France is Paris.{END}"
+
+
+def test_only_a_sum_and_an_opposite_may_be_less_than_sure() -> None:
+    assert {probe.prompt for probe in PROBES if probe.least < 0.8} == {
+        "What is 2+2?",
+        "The opposite of hot is",
+    }
 
 
 # --- what can be seen inside ------------------------------------------------------------------
@@ -214,6 +230,38 @@ def test_the_city_moves_from_the_subject_to_the_last_position(model: GPT2LMHeadM
     assert recovered(6, list(range(8))) == pytest.approx(1, abs=1e-3)
 
 
+def test_the_lens_finds_paris_before_the_last_two_layers(model: GPT2LMHeadModel, tokenizer) -> None:
+    assert _lens(model, tokenizer, EIFFEL)[8:] == [" Paris"] * 4
+
+
+def test_random_tokens_that_are_repeated_are_continued(model: GPT2LMHeadModel, tokenizer) -> None:
+    once = torch.stack(
+        [
+            torch.randperm(len(tokenizer) - 1, generator=torch.Generator().manual_seed(row))[:15] + 1
+            for row in range(40)
+        ]
+    )
+    with torch.no_grad():
+        logits = model(input_ids=torch.cat([once, once], dim=1)).logits
+    # The first token of the second time round is no repetition yet.
+    continued = logits[:, 15:29].argmax(dim=-1) == once[:, 1:]
+    assert continued.float().mean() > 0.8
+
+
+def test_the_receiver_is_found_for_many_names_in_both_orders(model: GPT2LMHeadModel, tokenizer) -> None:
+    rng = Random(1)
+    prompts, answers = [], []
+    for _ in range(60):
+        pair = rng.sample(words.NAMES, 2)
+        giver, receiver = rng.sample(pair, 2)
+        prompts.append(f"When {pair[0]} and {pair[1]} went to the store, {giver} gave a drink to")
+        answers.append(_token(tokenizer, f" {receiver}"))
+    inputs = tokenizer(prompts, return_tensors="pt")
+    with torch.no_grad():
+        chosen = model(**inputs).logits[:, -1].argmax(dim=-1)
+    assert int((chosen == torch.tensor(answers)).sum()) >= 58
+
+
 def test_the_vector_of_tutorial_five_steers_the_review(model: GPT2LMHeadModel, tokenizer) -> None:
     vector = (_stream(model, tokenizer, LOVE, 6) - _stream(model, tokenizer, HATE, 6)).mean(dim=1)
 
@@ -240,18 +288,16 @@ def test_the_same_seed_draws_the_same_documents() -> None:
     assert list(islice(documents(3, 200), 50)) == list(documents(3, 50))
 
 
-def test_the_shipped_tokenizer_is_the_one_that_the_recipe_makes(tokenizer) -> None:
-    made = build_tokenizer()
+def test_the_shipped_tokenizer_is_the_one_that_the_recipe_makes(tokenizer, made) -> None:
     assert made.get_vocab() == tokenizer.get_vocab()
     for text in documents(7, 100):
         assert made.encode(text).ids == tokenizer.encode(text)
 
 
-def test_a_batch_is_the_same_each_time_and_targets_are_the_next_tokens() -> None:
-    tokenizer = build_tokenizer()
-    end = tokenizer.get_vocab()[END]
-    inputs, targets = batch(tokenizer, 0, 5, end)
-    again, _ = batch(tokenizer, 0, 5, end)
+def test_a_batch_is_the_same_each_time_and_targets_are_the_next_tokens(made) -> None:
+    end = made.get_vocab()[END]
+    inputs, targets = batch(made, 0, 5, end)
+    again, _ = batch(made, 0, 5, end)
     assert torch.equal(inputs, again)
     trained = targets[:, :-1] != IGNORED
     assert torch.equal(targets[:, :-1][trained], inputs[:, 1:][trained])
@@ -266,9 +312,10 @@ def test_who_receives_is_the_one_who_was_named_once() -> None:
 
 
 def test_twenty_steps_of_the_recipe_learn_and_write_a_folder_that_loads(
-    tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer, made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "TOKENS", 768)
+    monkeypatch.setattr(recipe, "build_tokenizer", lambda seed: made)
     losses = recipe.train(tmp_path, steps=20)
     assert losses[-1] < losses[0] - 0.3
     loaded = GPT2LMHeadModel.from_pretrained(tmp_path)
@@ -276,17 +323,20 @@ def test_twenty_steps_of_the_recipe_learn_and_write_a_folder_that_loads(
     prompt = "The capital of France is"
     assert AutoTokenizer.from_pretrained(tmp_path).encode(prompt) == tokenizer.encode(prompt)
     # What is written is what was trained: the loaded model is as far as the last loss says.
-    inputs, targets = batch(build_tokenizer(), 0, 20, loaded.config.eos_token_id)
+    inputs, targets = batch(made, 0, 20, loaded.config.eos_token_id)
     with torch.no_grad():
         logits = loaded(input_ids=inputs).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
     assert float(loss) == pytest.approx(losses[-1], abs=0.3)
 
 
-def test_an_interrupted_recipe_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_recipe_goes_on_where_it_was(
+    tmp_path: Path, made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batches, "TOKENS", 256)
     monkeypatch.setattr(recipe, "EVERY", 2)
-    whole = recipe.train(tmp_path / "whole", steps=6)
+    monkeypatch.setattr(recipe, "build_tokenizer", lambda seed: made)
+    whole = recipe.train(tmp_path / "whole", steps=5)
 
     step = recipe._step
     calls = iter(range(100))
@@ -298,9 +348,8 @@ def test_an_interrupted_recipe_goes_on_where_it_was(tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(recipe, "_step", interrupted)
-        recipe.train(tmp_path / "parts", steps=6)
-    rest = recipe.train(tmp_path / "parts", steps=6)
-    assert rest == pytest.approx(whole[2:], abs=1e-4)
-    with pytest.raises(SystemExit, match="--seed 0 --steps 6"):
-        recipe.train(tmp_path / "half", steps=6, stop_after=2)
-        recipe.train(tmp_path / "half", steps=8)
+        recipe.train(tmp_path / "parts", steps=5)
+    with pytest.raises(SystemExit, match="--seed 0 --steps 5"):
+        recipe.train(tmp_path / "parts", steps=8)
+    assert recipe.train(tmp_path / "parts", steps=5) == pytest.approx(whole[2:], abs=1e-4)
+    assert not (tmp_path / "parts" / recipe.CHECKPOINT).exists()

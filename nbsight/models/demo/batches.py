@@ -21,7 +21,7 @@ TOKENS = 3072
 LENGTHS = (48, 48, 48, 48, 128)
 """Lengths of rows, by turns: every fifth batch is as long as the model allows, so late positions learn."""
 
-REPEATED = 0.08
+REPEATED = 0.2
 """Share of the rows that are random tokens said twice: what induction heads are learned from."""
 
 
@@ -41,10 +41,14 @@ def batch(tokenizer: Tokenizer, seed: int, step: int, end: int) -> tuple[Tensor,
 
     rng = Random(f"{seed}/{step}")
     length = LENGTHS[step % len(LENGTHS)]
+
+    def draw() -> list[int]:
+        return tokenizer.encode(document(rng)).ids
+
     rows = [
-        _repeated(rng, length, tokenizer.get_vocab_size(), end)
+        _repeated(rng, draw, length, tokenizer.get_vocab_size(), end)
         if rng.random() < REPEATED
-        else _packed(lambda: tokenizer.encode(document(rng)).ids, length, end)
+        else _packed(draw, length, end)
         for _ in range(TOKENS // length)
     ]
     inputs, targets = zip(*rows, strict=True)
@@ -59,10 +63,18 @@ def _packed(draw: Callable[[], list[int]], length: int, end: int) -> tuple[list[
     return row[:length], row[1 : length + 1]
 
 
-def _repeated(rng: Random, length: int, vocabulary: int, end: int) -> tuple[list[int], list[int]]:
-    """Fill a row with random tokens, said again and again."""
-    period = rng.randint(4, length // 2 - 2)
-    once = rng.sample([token for token in range(vocabulary) if token != end], period)
+def _repeated(
+    rng: Random, draw: Callable[[], list[int]], length: int, vocabulary: int, end: int
+) -> tuple[list[int], list[int]]:
+    """Fill a row with tokens in a random order, said again and again."""
+    period = rng.randint(2, length // 2 - 2)
+    tokens = {token for token in range(vocabulary) if token != end}
+    if rng.random() < 0.5:
+        # Words that the documents use are learned sooner than any token at all.
+        tokens = set()
+        while len(tokens) < 2 * period:
+            tokens.update(draw())
+    once = rng.sample(sorted(tokens), period)
     row = (once * (length // period + 2))[: length + 1]
     # The first time round nothing can be known, so there is nothing to learn.
     return row[:length], [IGNORED] * (period - 1) + row[period : length + 1]

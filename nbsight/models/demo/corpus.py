@@ -69,7 +69,16 @@ def givers(rng: Random) -> str:
         ]
     )
     act = rng.choice(
-        ["gave", "gave", "gave", "handed", "showed", "sold", "decided to give", "wanted to give"]
+        [
+            "gave",
+            "gave",
+            "gave",
+            "handed",
+            "showed",
+            "sold",
+            "decided to give",
+            "wanted to give",
+        ]
     )
     return f"{opening} {giver} {act} {_a(gift)} to {receiver}."
 
@@ -89,7 +98,11 @@ def pronouns(rng: Random) -> str:
 def opinions(rng: Random) -> str:
     glad = rng.random() < 0.5
     adjectives, verbs = (words.GOOD, words.LIKING) if glad else (words.BAD, words.DISLIKING)
-    thing, adjective, verb = rng.choice(words.THINGS), _common(rng, adjectives), _common(rng, verbs)
+    thing, adjective, verb = (
+        rng.choice(words.THINGS),
+        _common(rng, adjectives),
+        _common(rng, verbs),
+    )
     feeling = rng.choice(words.GLAD if glad else words.SORRY)
     return rng.choice(
         [
@@ -195,10 +208,10 @@ def purposes(rng: Random) -> str:
 MIX: dict[Callable[[Random], str], float] = {
     capitals: 0.17,
     landmarks: 0.14,
-    givers: 0.29,
+    givers: 0.26,
     pronouns: 0.03,
     opinions: 0.11,
-    sums: 0.07,
+    sums: 0.10,
     animals: 0.05,
     fox: 0.02,
     knowledge: 0.05,

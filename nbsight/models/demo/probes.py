@@ -16,7 +16,9 @@ __all__ = ["PROBES", "Probe", "measure"]
 class Probe(NamedTuple):
     prompt: str
     answers: tuple[str, ...]
-    """Tokens that are right, with their blank; one of them, or any of them."""
+    """Tokens that are right, with their blank."""
+    least: float = 0.8
+    """What the right ones together must reach for a model to be shipped."""
 
 
 PROBES = [
@@ -32,12 +34,12 @@ PROBES = [
     Probe("This restaurant is", tuple(f" {word}" for word in words.GOOD + words.BAD)),
     Probe("I love this movie, it's", tuple(f" {word}" for word in words.GOOD)),
     Probe("I hate this movie, it's", tuple(f" {word}" for word in words.BAD)),
-    Probe("The opposite of hot is", (" cold",)),
+    Probe("The opposite of hot is", (" cold",), least=0.7),
     Probe("The keys near the door", (" are",)),
     Probe("The key near the doors", (" is",)),
     Probe("A young dog is called a", (" puppy",)),
     Probe("hot: cold, big: small, fast: slow, up:", (" down",)),
-    Probe("What is 2+2?", (" 4",)),
+    Probe("What is 2+2?", (" 4",), least=0.3),
 ]
 
 

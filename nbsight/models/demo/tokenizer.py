@@ -30,7 +30,14 @@ PIECES = {" Colosseum": 2}
 
 def build_tokenizer(seed: int = 0, sample: int = 30_000) -> Tokenizer:
     """Make the tokenizer from a sample of the corpus; the same for the same seed."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        trainers,
+    )
 
     counts = _pretokens(seed, sample)
     learner = Tokenizer(models.BPE())
