@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -120,6 +122,15 @@ def test_the_model_takes_as_many_tokens_as_it_says(model: GPT2LMHeadModel, token
     assert tokenizer.model_max_length == model.config.n_positions == 128
     prompt = " Paris" * 128
     assert _logits(model, tokenizer, prompt).shape == (128, len(tokenizer))
+
+
+def test_finding_the_folder_imports_neither_torch_nor_transformers() -> None:
+    code = "import sys; from nbsight.models import demo; demo.folder(); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "nbsight.models.demo" in loaded
+    assert not {"torch", "transformers", "tokenizers"} & set(loaded)
 
 
 # --- the tokenizer ----------------------------------------------------------------------------

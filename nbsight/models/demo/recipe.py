@@ -52,8 +52,8 @@ def new_model(vocabulary: int, end: int, seed: int) -> GPT2LMHeadModel:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        # Three times the usual one, which is made for wider models: from smaller weights a model of this
-        # width takes 2,000 steps to begin copying names, and its middle layers stay nearly idle.
+        # Three times the usual one, which is made for wider models. With it, and half the learning rate, nine
+        # receivers of ten were found at step 1,500; with 0.02, none at 1,200, and layers 2 to 8 stayed idle.
         initializer_range=0.06,
         bos_token_id=end,
         eos_token_id=end,
