@@ -261,3 +261,46 @@ def test_skipping_two_thousand_bodies_leaves_no_trace_function():
         with Later():
             1 / 0
     assert sys._getframe().f_trace is None
+
+
+class Private:
+    def __init__(self):
+        self.__factor = 3
+
+    def direct(self):
+        with Later() as later:
+            value = self.__factor
+        later.run()
+        return value
+
+    def nested(self):
+        def inner():
+            with Later() as later:
+                value = self.__factor
+            later.run()
+            return value
+
+        return inner()
+
+
+class _Underscored(Private):
+    def __init__(self):
+        super().__init__()
+        self.__factor = 4
+
+    def direct(self):
+        with Later() as later:
+            self.__factor = value = self.__factor + 1
+        later.run()
+        return value, self.__factor
+
+
+@pytest.mark.xfail(sys.version_info < (3, 11), strict=True, reason="B50: code has no qualified name")
+def test_private_names_of_a_class_mean_what_they_mean_there():
+    assert Private().direct() == 3
+    assert _Underscored().direct() == (5, 5)
+
+
+@pytest.mark.xfail(strict=True, reason="B50: the class is looked for one step up only")
+def test_private_names_are_found_from_a_function_inside_a_method():
+    assert Private().nested() == 3

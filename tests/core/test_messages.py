@@ -398,7 +398,6 @@ def test_a_users_own_error_in_a_block_is_not_rewritten():
         raise Own("mine")
 
 
-@pytest.mark.xfail(strict=True, reason="B46: it becomes an EditError, which is a ValueError only")
 def test_a_size_error_can_still_be_caught_as_torchs_own_kind():
     with pytest.raises(RuntimeError, match="size of tensor"), MODEL.trace(X):
         MODEL.h[1].output

@@ -518,7 +518,6 @@ def test_a_value_made_too_late_is_named_with_the_line_that_makes_it():
     assert "h.3.output" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="B23: the model moved on while the body waited, and nothing says so")
 def test_a_write_to_a_place_that_was_passed_while_waiting_is_not_silent():
     with pytest.raises(ValueError, match="two traces"):
         with MODEL.trace() as tracer:

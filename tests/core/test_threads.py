@@ -189,7 +189,6 @@ def test_torchs_switches_of_one_thread_are_not_anothers():
     assert together(under_no_grad, under_autocast, plain) == []
 
 
-@pytest.mark.xfail(strict=True, reason="B43: a dead thread's carriers are never freed")
 def test_many_short_threads_leave_no_greenlets_behind():
     import gc
 

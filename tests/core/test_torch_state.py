@@ -186,12 +186,7 @@ def test_what_is_set_around_the_trace_holds_for_both_sides(name):
     assert [{**seen, "grad": False} for seen in net.seen] == want
 
 
-NARROWED = pytest.mark.xfail(strict=True, reason="B39: rows are narrowed under the body's own modes")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NARROWED) if name == "fake" else name for name in MODES]
-)
+@pytest.mark.parametrize("name", MODES)
 def test_invokes_keep_their_own_switches(name):
     net = build(Watched)
     model = wrap(net)
@@ -246,6 +241,22 @@ def test_the_block_has_its_own_grad_mode_back_after_the_trace():
             with pytest.raises(ZeroDivisionError), model.trace(X):
                 1 / 0
             assert torch.is_grad_enabled() is before
+
+
+def test_a_suspended_block_leaves_the_callers_switches_alone():
+    net = build(Watched, MODES["autocast bfloat16"])
+    model = wrap(net)
+
+    def held():
+        with model.trace(X):
+            yield model.b.input
+
+    before = state()
+    suspended = held()
+    next(suspended)
+    assert state() == before
+    suspended.close()
+    assert state() == before
 
 
 def test_two_held_runs_keep_theirs_apart():
