@@ -52,6 +52,7 @@ class Block:
         source: The body's text, dedented.
         line: First line of the `with` statement.
         target: The name after `as`, if it is a plain name.
+        targets: The names after `as`, also when they are several.
         stores: Names that the body binds.
         loads: Names that the body reads, also inside nested functions.
     """
@@ -63,6 +64,7 @@ class Block:
     target: str | None
     stores: frozenset[str]
     loads: frozenset[str]
+    targets: tuple[str, ...] = ()
 
 
 class BodySkipped(BaseException):
@@ -218,6 +220,11 @@ def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block
         target=target.id if isinstance(target, ast.Name) else None,
         stores=frozenset(stores),
         loads=frozenset(loads),
+        targets=tuple(
+            name.id
+            for name in getattr(target, "elts", [target])
+            if isinstance(name, ast.Name)
+        ),
     )
 
 
@@ -286,6 +293,18 @@ def _names(code: CodeType, nested: bool = False) -> tuple[set[str], set[str]]:
             stores |= more_stores
             loads |= more_loads
     return stores, loads
+
+
+#: The instructions with which a `with` statement enters what its expression gave.
+_ENTRIES = frozenset({"BEFORE_WITH", "SETUP_WITH"})
+
+
+def enters_a_block(frame: FrameType) -> bool:
+    """Whether the call that `frame` is making is the expression of a `with` statement."""
+    for step in dis.get_instructions(frame.f_code):
+        if step.offset > frame.f_lasti:
+            return step.opname in _ENTRIES
+    return False
 
 
 def skip_body(frame: FrameType) -> Callable[[], None]:

@@ -59,7 +59,13 @@ def tracer_of(root: object, frame: FrameType) -> Any:
     As a rule that is the innermost one. Two suspended generators may each hold a trace open in
     one context; then it is the one whose block `frame` was called from.
     """
-    candidates = [tracer for tracer in running() if tracer.root is root]
+    # A light copy of a model (for edits) is the same family: its blocks name the original.
+    family = getattr(root, "_family", root)
+    candidates = [
+        tracer
+        for tracer in running()
+        if tracer.root is not None and tracer.root._family is family
+    ]
     if not candidates:
         return None
     if len(candidates) == 1 and (_answers_anywhere(candidates[0]) or type(getcurrent()) is Carrier):

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from nbsight.core.context import _stack, tracer_of
+from nbsight.core.source import Source, source_of
+from nbsight.core.paused import held_tracer
 from nbsight.errors import OutsideTraceError, PathError
 
 __all__ = ["Envoy"]
@@ -94,8 +96,15 @@ class Envoy:
         frame = _getframe(1)
         self._tracer("skip", frame).skip(self, value, frame)
 
+    @property
+    def source(self) -> Source:
+        """The operations inside the module's forward; print it to see their names."""
+        return source_of(self, _getframe(1))
+
     def _tracer(self, what: str, frame: FrameType) -> Any:
         tracer = tracer_of(self._root, frame)
+        if tracer is None:
+            tracer = held_tracer(self._root._family)  # type: ignore[attr-defined]
         if tracer is None:
             place = f"{self._path}.{what}" if self._path else what
             raise OutsideTraceError(
@@ -104,6 +113,10 @@ class Envoy:
                 + (".save()`." if what != "skip" else "(...)`.")
             )
         return tracer
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Trace this module alone: `with model.h[3].trace(hidden): ...`."""
+        return self._root._trace_part(self, args, kwargs)  # type: ignore[attr-defined]
 
     # -- what subclasses may change ------------------------------------------------------------
 

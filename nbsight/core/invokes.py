@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
+from nbsight.core.edits import replay
 from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
 from nbsight.core.torch_state import SideState, snapshot
 from nbsight.core.workers import Crew, Worker
@@ -106,7 +107,8 @@ def run_invokes(tracer: Tracer) -> None:
         )
     run, rows = tracer.start([invoker.prepared for invoker in filled], tracer.kwargs)
     tracer.run = run
-    crew = Crew(run)
+    crew = replay(tracer, run) or Crew(run)
+    edits = len(crew.workers)
     of = dict(zip(filled, rows))
     for invoker in tracer.invokes:
         assert invoker.block is not None and invoker.frame is not None
@@ -124,7 +126,7 @@ def run_invokes(tracer: Tracer) -> None:
     finally:
         tracer.failed = crew.failed
         # What the bodies bound is the user's even when a later body failed.
-        for invoker, worker in zip(tracer.invokes, crew.workers):
+        for invoker, worker in zip(tracer.invokes, crew.workers[edits:]):
             assert invoker.frame is not None
             bound = worker.bound()
             if worker.block.target is not None:

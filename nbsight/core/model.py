@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from operator import attrgetter
 from typing import Any
 
@@ -9,7 +10,10 @@ import torch
 from torch import nn
 
 from nbsight.core.batching import Rows
+from nbsight.core.capture import enters_a_block
+from nbsight.core.edits import Edit, EditContext
 from nbsight.core.envoy import Envoy
+from nbsight.core.paused import PausedRun
 from nbsight.core.session import Session
 from nbsight.core.tracer import Tracer
 from nbsight.errors import InputError
@@ -35,6 +39,8 @@ class Model(Envoy):
         super().__init__(module)
         object.__setattr__(self, "_envoys", {})
         object.__setattr__(self, "_spares", {})
+        object.__setattr__(self, "_edits", [])
+        object.__setattr__(self, "_family", self)
         self._point_at(module)
 
     # -- running -------------------------------------------------------------------------------
@@ -62,9 +68,49 @@ class Model(Envoy):
         tracer = Tracer(self, _method_name(fn), args, kwargs)
         return tracer if trace else tracer.run_through()
 
-    def generate(self, *args: Any, **kwargs: Any) -> Tracer:
-        """Open a trace of the model's `generate`; see `trace` and `Tracer.iter`."""
-        return Tracer(self, "generate", args, kwargs)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate: `with model.generate(prompt, max_new_tokens=5) as tracer: ...`.
+
+        Without a `with` statement it runs at once (kept edits act) and returns what the model's
+        own `generate` returns.
+        """
+        tracer = Tracer(self, "generate", args, kwargs)
+        return tracer if enters_a_block(sys._getframe(1)) else tracer.run_through()
+
+    def scan(self, *args: Any, **kwargs: Any) -> Tracer:
+        """Open a trace that computes shapes, dtypes and devices, and no numbers.
+
+        The weights are not needed and not loaded; values in the block are torch's fake tensors.
+        """
+        return Tracer(self, "forward", args, {**kwargs, "_scan": True})
+
+    def edit(self, *, inplace: bool = False) -> EditContext:
+        """Keep a block that acts in every later run: `with model.edit() as edited: ...`.
+
+        Args:
+            inplace: Whether this model itself is edited; otherwise a light copy with the same
+                modules is, and the statement names it (`as edited` or `as (tracer, edited)`).
+        """
+        return EditContext(self, inplace)
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The kept edits, oldest first; each has `.enabled` and `.remove()`."""
+        return list(self._edits)
+
+    def clear_edits(self) -> None:
+        """Drop all kept edits."""
+        self._edits.clear()
+
+    def start(self, *args: Any, **kwargs: Any) -> PausedRun:
+        """Start a forward and hold it open: see `nbsight.core.paused`.
+
+        Args:
+            args: The model's input, as for `trace`.
+        """
+        tracer = Tracer(self, "forward", args, kwargs)
+        tracer.hold()
+        return PausedRun(tracer)
 
     def session(self, **kwargs: Any) -> Session:
         """Group several traces: `with model.session(): ...`; with `remote` they travel as one."""
@@ -92,6 +138,24 @@ class Model(Envoy):
             args, kwargs = prepared[0]
             return args, {**kwargs, **options}, [Rows(0, 1, 1)]
         return _concatenate(prepared, options)
+
+    def _aliases(self) -> dict[str, str]:
+        """Other names of modules: alias path to path."""
+        return {}
+
+    def _light_copy(self) -> Model:
+        """The same model with edits of its own."""
+        copy = object.__new__(type(self))
+        own = {k: v for k, v in self.__dict__.items() if not isinstance(v, Envoy)}
+        copy.__dict__.update(own, _children={}, _envoys={}, _root=copy, _parent=None)
+        copy.__dict__.update(_edits=list(self._edits), _family=self._family)
+        copy._point_at(self._module)
+        return copy
+
+    def _trace_part(self, envoy: Envoy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
+        """Trace one module on its own, with its own literal input."""
+        fn = _method_name(kwargs.pop("fn", None))
+        return Tracer(_Part(envoy), fn, args, kwargs)  # type: ignore[arg-type]
 
     def _load(self) -> None:
         """Make the weights real; called before every run."""
@@ -152,7 +216,7 @@ class Model(Envoy):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle needs: the module, and not what is derived from it."""
-        derived = {"_children", "_envoys", "_spares", "_paths", "_other_paths", "_all", "_root"}
+        derived = {"_children", "_envoys", "_spares", "_family", "_paths", "_other_paths", "_all", "_root", "_source"}
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -161,6 +225,7 @@ class Model(Envoy):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _children={}, _envoys={}, _spares={}, _root=self, _parent=None)
+        self.__dict__["_family"] = self
         self._point_at(state["_module"])
 
     def _is_training(self) -> bool:
@@ -180,9 +245,11 @@ class Model(Envoy):
                     way[module] = None
         return list(way)
 
-    def _path_of(self, module: nn.Module) -> str:
+    def _path_of(self, module: Any) -> str:
         if module is self._module:
             return "model"
+        if not isinstance(module, nn.Module):  # an operation inside a forward
+            return module._path
         return self._paths.get(id(module), type(module).__name__)
 
     @property
@@ -190,6 +257,27 @@ class Model(Envoy):
         """The wrapped module, its weights loaded."""
         self._load()
         return self._module
+
+
+class _Part:
+    """A submodule in the place of a root: its own input, everything else from the model."""
+
+    _prepare = Model._prepare
+    _join = Model._join
+    _has_input = Model._has_input
+
+    def __init__(self, envoy: Envoy) -> None:
+        self._envoy = envoy
+
+    @property
+    def _module(self) -> nn.Module:
+        return self._envoy._module
+
+    def _show(self, kind: str, value: Any) -> Any:
+        return self._envoy._show(kind, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._envoy._root, name)
 
 
 def wrap(module: nn.Module) -> Model:

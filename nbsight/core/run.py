@@ -154,6 +154,10 @@ class Run:
         self.serve: Callable[[], None] | None = None
         self._visits: dict[nn.Module, int] = {}
         self.gated: dict[nn.Module, Gate] = {}
+        #: Whose operations can be stopped at: modules and operations, and the `Source` of each.
+        self.rewrites: dict[Any, Any] = {}
+        #: What is about to be called, while the run stands at an input.
+        self.callee: Any = None
         self._carrier: Carrier | None = None
         self._home: greenlet | None = None
         # The model side's torch switches: grad mode and dtype, and all of them if that is not all.
@@ -173,13 +177,16 @@ class Run:
             self.passes += 1
         visits = self._visits
         visit = visits[module] = visits.get(module, -1) + 1
+        skipped = False
         if module in self._wanted_inputs or self.watchers:
+            self.callee = forward
             site = self._stop(Site(module, "input", visit, (args, kwargs)))
-            if site.is_skipped:
-                value = site.skip
-            else:
-                args, kwargs = site.value
-                value = forward(*args, **kwargs)
+            skipped = site.is_skipped
+            args, kwargs = site.value
+        if skipped:
+            value = site.skip
+        elif self.rewrites and module in self.rewrites:
+            value = self.rewrites[module].stand_in(forward)(*args, **kwargs)
         else:
             value = forward(*args, **kwargs)
         if module in self._wanted_outputs or self.watchers:
@@ -209,14 +216,17 @@ class Run:
 
     # -- the users' side -----------------------------------------------------------------------
 
-    def open(self, modules: list[nn.Module]) -> None:
-        """Put gates on these modules for as long as the run lasts."""
+    def open(self, modules: list[Any]) -> None:
+        """Put gates on these modules for as long as the run lasts; let sources stand in."""
         gates = self.gated
         if self.ended:
             return
         for module in modules:
             if module not in gates:
-                gates[module] = open_gate(module, self.spares)
+                if isinstance(module, nn.Module):
+                    gates[module] = open_gate(module, self.spares)
+                else:  # a `Source`
+                    self.rewrites[module._module] = module
 
     def watch(self, key: Key, watcher: Callable[[Site], None]) -> None:
         """Call `watcher` with the site, after all edits, whenever the model passes `key`."""
@@ -380,6 +390,19 @@ class Run:
             # What a run needs no more would keep inputs and blocks alive through it.
             self.serve = None
             self.call = _nothing
+            self.callee = None
+
+    @property
+    def began(self) -> bool:
+        """Whether the model has started to run."""
+        return self._began
+
+    def abandon(self) -> None:
+        """Give the run up from another thread: take the gates off; its greenlet dies with it."""
+        self.ended = True
+        gates, self.gated = self.gated, {}
+        for gate in gates.values():
+            close_gate(gate)
 
     def was_called(self, module: nn.Module) -> bool:
         """Whether the module was called while this run watched it."""

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 
 from nbsight.core.context import current_tracer, running
+from nbsight.core.paused import any_held
 from nbsight.core.run import place_of
 from nbsight.core.sites import Line, locate
 from nbsight.errors import NbsightWarning, OutsideTraceError
@@ -94,6 +95,8 @@ def save(value: T) -> T:
 
 
 def _mark(tracer: Any, value: Any, frame: Any) -> Any:
+    if tracer is None and any_held():
+        return value  # a run held open by hand: what it shows is the user's already
     if tracer is None:
         raise OutsideTraceError(
             "`save()` was called where no trace is running. A value is saved inside the block "

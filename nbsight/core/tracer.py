@@ -16,20 +16,27 @@ from greenlet import getcurrent
 
 from nbsight.core import context, explain
 from nbsight.core.backend import in_job
+from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
+from nbsight.core.edits import replay
 from nbsight.core.gradients import speaks_of_gradients
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.run import Participant, Run
+from nbsight.core.scan import fake_call
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.sites import Line, Site, describe
 from nbsight.core.steps import Steps
+from nbsight.core.workers import Crew
 from nbsight.errors import EditError, InputError, OutsideTraceError
 
 if TYPE_CHECKING:
     from nbsight.core.model import Model
 
 __all__ = ["Tracer"]
+
+#: Accepted wherever nnsight code gives them; they mean something to a remote backend only.
+_REMOTE_OPTIONS = ("blocking", "verbose", "job_id", "backend")
 
 
 class _EndBlock(BaseException):
@@ -55,6 +62,11 @@ class Tracer:
         self.grad: bool | None = kwargs.pop("grad", None)
         self.finish_asked: bool = bool(kwargs.pop("finish", False))
         self.remote = kwargs.pop("remote", None)
+        for option in _REMOTE_OPTIONS:
+            if not self.remote:
+                kwargs.pop(option, None)
+        self.scan: bool = bool(kwargs.pop("_scan", False))
+        self._crew: Crew | None = None
         self.args = args
         self.kwargs = kwargs
         self.driver = Participant()
@@ -91,7 +103,27 @@ class Tracer:
             self.driver.tokens = partial(self.root._tokens_of, prepared)
         self.frame = frame
         context.enter(self)
+        try:
+            self.begin_edits()
+        except BaseException:
+            self._leave()
+            raise
         return self
+
+    def hold(self) -> None:
+        """Prepare a run that no block drives; it is stepped by hand."""
+        if not self.root._has_input(self.args, self.kwargs):
+            raise InputError("`model.start(...)` needs an input: `run = model.start(prompt)`.")
+        self.grad = bool(self.grad)
+        self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
+        self.begin_edits()
+
+    def begin_edits(self) -> None:
+        """Let the model's kept edits take their places in a run that the block drives."""
+        if self.run is not None and self.root._edits:
+            self._crew = replay(self, self.run)
+            if self._crew is not None:
+                self._crew.serve()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if self._captured is not None:
@@ -133,6 +165,9 @@ class Tracer:
     def _leave(self) -> None:
         """Unwind the run and let go of everything, however the block was left."""
         try:
+            if self._crew is not None:
+                self._crew.close()
+                self._crew = None
             if self.run is not None:
                 self.run.close()
                 self.run.repeat = None
@@ -174,13 +209,14 @@ class Tracer:
     def start(self, prepared: list[Any], options: dict[str, Any]) -> tuple[Run, Any]:
         """A run of the model on these inputs, held before its first module, and the rows."""
         root = self.root
-        root._load()
+        if not self.scan:
+            root._load()
         args, kwargs, rows = root._join(prepared, self.method, options)
         self._fills_cache = kwargs.get("past_key_values") is not None
         module = root._module
         method = module if self.method == "forward" else getattr(module, self.method)
         run = Run(
-            lambda: method(*args, **kwargs),
+            fake_call(module, args, kwargs) if self.scan else lambda: method(*args, **kwargs),
             module,
             grad=bool(self.grad),
             name=root._path_of,
@@ -197,11 +233,13 @@ class Tracer:
         """Run without a block and return the model's output."""
         if self.grad is None:
             self.grad = True
-        run, _ = self.start([self.root._prepare(self.args, self.kwargs)], {})
+        self.run, _ = self.start([self.root._prepare(self.args, self.kwargs)], {})
+        context.enter(self)
         try:
-            return run.finish()
+            self.begin_edits()
+            return self.root._show("output", self.run.finish())
         finally:
-            run.close()
+            self._leave()
 
     # -- what a block can ask for --------------------------------------------------------------
 
@@ -238,6 +276,46 @@ class Tracer:
         raise OutsideTraceError(
             "`tracer.result` was asked for after the block, and this run was not taken to its end. "
             "Ask inside the block: `result = tracer.result`, or give `finish=True` to the trace."
+        )
+
+    def cache(
+        self,
+        modules: Any = None,
+        *,
+        device: Any = "cpu",
+        dtype: Any = None,
+        detach: bool = True,
+        include_output: bool = True,
+        include_inputs: bool = False,
+        non_blocking: bool = False,
+    ) -> Cache:
+        """Keep copies of many modules' values, without stopping at each.
+
+        Args:
+            modules: Envoys or paths; all modules by default.
+            device: Where the copies go; None leaves them where they are.
+            dtype: Their dtype; None keeps each tensor's own.
+            detach: Whether to cut them from the graph.
+            include_output: Whether to keep what the modules return.
+            include_inputs: Whether to keep what they are given.
+            non_blocking: As in `torch.Tensor.to`.
+
+        Returns:
+            A cache that fills while the model runs: `cache.transformer.h[0].output`. In a
+            generation it has one entry a step.
+        """
+        run = self._running("cache")
+        return fill(
+            run,
+            self.root,
+            self.participant().rows,
+            modules,
+            device=device,
+            dtype=dtype,
+            detach=detach,
+            include_output=include_output,
+            include_inputs=include_inputs,
+            non_blocking=non_blocking,
         )
 
     def stop(self) -> None:
@@ -363,6 +441,10 @@ class Tracer:
             )
         site.skip = value
         self._running("skip").skipped[envoy._module] = site.line
+
+    def driver_shown(self, site: Site, value: Any) -> None:
+        """Remember what the block was shown at a site, so that it gets the same object again."""
+        site.shown.setdefault(self.driver, value)
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""

@@ -1,0 +1,218 @@
+"""Caches: many modules' values kept in one sweep, without asking for each.
+
+A cache watches modules instead of waiting at them: the model does not stop, it only leaves a copy
+behind. Values are taken after all edits, one entry for every call of a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nbsight.core.batching import Rows, map_tensors
+from nbsight.errors import InputError, PathError
+
+if TYPE_CHECKING:
+    from nbsight.core.envoy import Envoy
+    from nbsight.core.run import Run
+    from nbsight.core.sites import Site
+
+__all__ = ["Cache", "Entry", "fill"]
+
+
+class Entry:
+    """What was kept of one module: one value for each time it was called."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Any] = []
+        self.all_inputs: list[Any] = []
+
+    @property
+    def output(self) -> Any:
+        """The module's output; a list when it was called several times."""
+        return _one_or_all(self.outputs, "outputs", "include_output")
+
+    @property
+    def inputs(self) -> Any:
+        """The module's arguments, `(args, kwargs)`; a list when it was called several times."""
+        return _one_or_all(self.all_inputs, "inputs", "include_inputs")
+
+    @property
+    def input(self) -> Any:
+        """The module's first argument; a list when it was called several times."""
+        first = [args[0] if args else next(iter(named.values()), None) for args, named in self.all_inputs]
+        return _one_or_all(first, "inputs", "include_inputs")
+
+    def __len__(self) -> int:
+        return max(len(self.outputs), len(self.all_inputs))
+
+    def __repr__(self) -> str:
+        return f"Entry({len(self)} call{'s' if len(self) != 1 else ''})"
+
+
+def _one_or_all(values: list[Any], what: str, switch: str) -> Any:
+    if not values:
+        raise PathError(
+            f"this cache kept no {what} here: either the module was not called, or the cache was "
+            f"made without `{switch}=True`."
+        )
+    return values[0] if len(values) == 1 else values
+
+
+class Cache:
+    """The values that `tracer.cache(...)` kept, by module.
+
+    `cache["model.transformer.h.0"].output`, `cache.transformer.h[0].output` and
+    `cache.model.transformer.h[0].output` are the same.
+    """
+
+    def __init__(
+        self, entries: dict[str, Entry] | None = None, prefix: str = "", names: Any = None
+    ) -> None:
+        self._entries: dict[str, Entry] = {} if entries is None else entries
+        self._prefix = prefix
+        self._names: dict[str, str] = {} if names is None else names
+
+    def keys(self) -> list[str]:
+        """The paths of the modules that were called, `model.` in front."""
+        return [f"model.{path}".rstrip(".") for path in self._entries if self._covers(path)]
+
+    def values(self) -> list[Entry]:
+        """The entries, in the order in which the modules were first called."""
+        return [entry for path, entry in self._entries.items() if self._covers(path)]
+
+    def items(self) -> list[tuple[str, Entry]]:
+        """Pairs of path and entry."""
+        return list(zip(self.keys(), self.values()))
+
+    def _covers(self, path: str) -> bool:
+        return not self._prefix or path == self._prefix or path.startswith(self._prefix + ".")
+
+    def _entry(self) -> Entry:
+        entry = self._entries.get(self._prefix)
+        if entry is None:
+            raise PathError(
+                f"`{self._prefix or 'model'}` is not in this cache; it has "
+                + (", ".join(self.keys()[:12]) or "nothing")
+                + (" …" if len(self.keys()) > 12 else ".")
+            )
+        return entry
+
+    @property
+    def output(self) -> Any:
+        """The output of the module that this part of the cache stands for."""
+        return self._entry().output
+
+    @property
+    def inputs(self) -> Any:
+        """Its arguments."""
+        return self._entry().inputs
+
+    @property
+    def input(self) -> Any:
+        """Its first argument."""
+        return self._entry().input
+
+    def __getitem__(self, key: str | int) -> Cache:
+        path = str(key)
+        path = path.removeprefix("model.") if path != "model" else ""
+        full = f"{self._prefix}.{path}".strip(".")
+        full = self._names.get(full, full)
+        part = Cache(self._entries, full, self._names)
+        if full and not any(part._covers(known) for known in self._entries):
+            raise PathError(
+                f"`{full}` is not in this cache; it has {', '.join(self.keys()[:12])}"
+                + (" …" if len(self.keys()) > 12 else ".")
+            )
+        return part
+
+    def __getattr__(self, name: str) -> Cache:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __contains__(self, key: str) -> bool:
+        path = key.removeprefix("model.") if key != "model" else ""
+        return path in self._entries or self._names.get(path) in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        if self._prefix in self._entries:
+            return len(self._entries[self._prefix])
+        return len(self.keys())
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def __dir__(self) -> list[str]:
+        depth = len(self._prefix.split(".")) if self._prefix else 0
+        paths = [path.split(".") for path in self._entries if self._covers(path)]
+        return [*dict.fromkeys(p[depth] for p in paths if len(p) > depth), "output", "input", "inputs"]
+
+    def __repr__(self) -> str:
+        return f"Cache of {len(self.keys())} modules: " + ", ".join(self.keys()[:6]) + (
+            " …" if len(self.keys()) > 6 else ""
+        )
+
+
+def fill(
+    run: Run,
+    root: Any,
+    rows: Rows | None,
+    modules: Iterable[Envoy | str] | None,
+    *,
+    device: Any,
+    dtype: torch.dtype | None,
+    detach: bool,
+    include_output: bool,
+    include_inputs: bool,
+    non_blocking: bool,
+) -> Cache:
+    """Watch modules of a run that has not begun, and return the cache that will fill.
+
+    Raises:
+        InputError: the model is already running, so that some modules would be missed.
+    """
+    if run.began:
+        raise InputError(
+            "`tracer.cache(...)` must come before the first value is read: the model has already "
+            "run past some modules. Move it to the top of the block."
+        )
+    envoys = root.modules() if modules is None else [_envoy(root, module) for module in modules]
+    cache = Cache(names=root._aliases())
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept = tensor.detach() if detach else tensor
+        moved = kept.to(device=device, dtype=dtype or tensor.dtype, non_blocking=non_blocking)
+        # The model may go on to change the tensor in place; a cache shows what was there.
+        return kept.clone() if moved is kept else moved
+
+    def watcher(envoy: Envoy) -> Callable[[Site], None]:
+        def watch(site: Site) -> None:
+            value = site.value if rows is None else rows.narrow(site.value)
+            entry = cache._entries.setdefault(envoy._path, Entry())
+            kept = map_tensors(value, keep)
+            if site.kind == "output":
+                entry.outputs.append(envoy._show("output", kept))
+            else:
+                entry.all_inputs.append(kept)
+
+        return watch
+
+    for envoy in envoys:
+        run.open(envoy._gates())
+        if include_output:
+            run.watch((envoy._module, "output"), watcher(envoy))
+        if include_inputs:
+            run.watch((envoy._module, "input"), watcher(envoy))
+    return cache
+
+
+def _envoy(root: Any, module: Envoy | str) -> Envoy:
+    if isinstance(module, str):
+        return root.get(module.removeprefix("model.")) if module != "model" else root
+    return module
