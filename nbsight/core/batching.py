@@ -97,7 +97,7 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
         return _with_fields(value, new)
     if isinstance(value, (tuple, list)):
         items = [map_tensors(item, change) for item in value]
-        if all(new is old for new, old in zip(items, value)):
+        if all(new is old for new, old in zip(items, value, strict=False)):
             return value
         if hasattr(value, "_fields"):  # a named tuple
             return type(value)(*items)
@@ -145,9 +145,7 @@ def _merge(full: Any, parts: list[tuple[Rows, Any]]) -> Any:
         return _with_fields(
             full,
             {
-                name: _merge(
-                    getattr(full, name), [(rows, getattr(part, name)) for rows, part in parts]
-                )
+                name: _merge(getattr(full, name), [(rows, getattr(part, name)) for rows, part in parts])
                 for name in names
             },
         )
@@ -159,8 +157,7 @@ def _merge(full: Any, parts: list[tuple[Rows, Any]]) -> Any:
                     f"{type(part).__name__}; write as many values as the module returns"
                 )
         items = [
-            _merge(item, [(rows, part[place]) for rows, part in parts])
-            for place, item in enumerate(full)
+            _merge(item, [(rows, part[place]) for rows, part in parts]) for place, item in enumerate(full)
         ]
         return type(full)(*items) if hasattr(full, "_fields") else type(full)(items)
     return full
@@ -171,8 +168,7 @@ def _merge_tensors(full: torch.Tensor, parts: list[tuple[Rows, Any]]) -> torch.T
     for rows, part in parts:
         if not isinstance(part, torch.Tensor):
             raise EditError(
-                f"a tensor of shape {tuple(full.shape)} was replaced by {type(part).__name__}; "
-                "write a tensor"
+                f"a tensor of shape {tuple(full.shape)} was replaced by {type(part).__name__}; write a tensor"
             )
         index = rows.index(full.shape)
         if index is None:

@@ -68,9 +68,7 @@ class Cache:
     `cache.model.transformer.h[0].output` are the same.
     """
 
-    def __init__(
-        self, entries: dict[str, Entry] | None = None, prefix: str = "", names: Any = None
-    ) -> None:
+    def __init__(self, entries: dict[str, Entry] | None = None, prefix: str = "", names: Any = None) -> None:
         self._entries: dict[str, Entry] = {} if entries is None else entries
         self._prefix = prefix
         self._names: dict[str, str] = {} if names is None else names
@@ -85,7 +83,7 @@ class Cache:
 
     def items(self) -> list[tuple[str, Entry]]:
         """Pairs of path and entry."""
-        return list(zip(self.keys(), self.values()))
+        return list(zip(self.keys(), self.values(), strict=False))
 
     def _covers(self, path: str) -> bool:
         return not self._prefix or path == self._prefix or path.startswith(self._prefix + ".")
@@ -154,8 +152,10 @@ class Cache:
         return [*dict.fromkeys(p[depth] for p in paths if len(p) > depth), "output", "input", "inputs"]
 
     def __repr__(self) -> str:
-        return f"Cache of {len(self.keys())} modules: " + ", ".join(self.keys()[:6]) + (
-            " …" if len(self.keys()) > 6 else ""
+        return (
+            f"Cache of {len(self.keys())} modules: "
+            + ", ".join(self.keys()[:6])
+            + (" …" if len(self.keys()) > 6 else "")
         )
 
 
@@ -183,7 +183,7 @@ def fill(
             "run past some modules. Move it to the top of the block."
         )
     envoys = root.modules() if modules is None else [_envoy(root, module) for module in modules]
-    cache = Cache(names=root._aliases())
+    cache = Cache(names=root._other_names())
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept = tensor.detach() if detach else tensor

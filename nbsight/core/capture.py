@@ -36,7 +36,7 @@ from nbsight.errors import CaptureError
 __all__ = ["Block", "BodySkipped", "block_at", "finders", "parse", "skip_body"]
 
 #: Functions (frame) -> lines | None, asked in turn when `linecache` has no text for a frame.
-finders: list[Callable[[FrameType], "list[str] | None"]] = []
+finders: list[Callable[[FrameType], list[str] | None]] = []
 
 _FUTURE_FLAGS = 0
 for _name in __import__("__future__").all_feature_names:
@@ -124,11 +124,7 @@ def _with_node(lines: list[str], frame: FrameType) -> ast.With | None:
         if tree is None:
             continue
         ast.increment_lineno(tree, shift)
-        found = [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.With) and _enters_at(node, frame)
-        ]
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.With) and _enters_at(node, frame)]
         if found:
             # The innermost: a one-line outer block may begin on the same line.
             return max(found, key=lambda node: (node.lineno, node.col_offset))
@@ -220,11 +216,7 @@ def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block
         target=target.id if isinstance(target, ast.Name) else None,
         stores=frozenset(stores),
         loads=frozenset(loads),
-        targets=tuple(
-            name.id
-            for name in getattr(target, "elts", [target])
-            if isinstance(name, ast.Name)
-        ),
+        targets=tuple(name.id for name in getattr(target, "elts", [target]) if isinstance(name, ast.Name)),
     )
 
 

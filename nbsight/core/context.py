@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar
 from types import FrameType
-from typing import Any, Optional
+from typing import Any
 
 from greenlet import getcurrent
 
@@ -14,7 +14,7 @@ from nbsight.core.greenlets import Carrier
 __all__ = ["current_tracer", "enter", "leave", "running", "tracer_of", "users_frame"]
 
 #: The innermost trace and what was there before it: (tracer, rest) or None.
-_stack: ContextVar[Optional[tuple[Any, Any]]] = ContextVar("nbsight_traces", default=None)
+_stack: ContextVar[tuple[Any, Any] | None] = ContextVar("nbsight_traces", default=None)
 
 _SUSPENDS = 0x20 | 0x80 | 0x200  # code flags of generators, coroutines, asynchronous generators
 
@@ -61,11 +61,7 @@ def tracer_of(root: object, frame: FrameType) -> Any:
     """
     # A light copy of a model (for edits) is the same family: its blocks name the original.
     family = getattr(root, "_family", root)
-    candidates = [
-        tracer
-        for tracer in running()
-        if tracer.root is not None and tracer.root._family is family
-    ]
+    candidates = [tracer for tracer in running() if tracer.root is not None and tracer.root._family is family]
     if not candidates:
         return None
     if len(candidates) == 1 and (_answers_anywhere(candidates[0]) or type(getcurrent()) is Carrier):

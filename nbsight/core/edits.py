@@ -11,9 +11,8 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from nbsight.core.capture import Block
+from nbsight.core.capture import Block, BodySkipped, skip_body
 from nbsight.core.captured import need_block
-from nbsight.core.capture import BodySkipped, skip_body
 from nbsight.core.scope import Names, frame_values, write_back
 from nbsight.core.workers import Crew, Worker
 

@@ -17,12 +17,11 @@ import torch
 from torch import nn
 
 from nbsight.core.context import _stack, tracer_of
-from nbsight.core.source import Source, source_of
 from nbsight.core.paused import held_tracer
+from nbsight.core.source import Source, source_of
 from nbsight.errors import OutsideTraceError, PathError
 
 __all__ = ["Envoy"]
-
 
 
 class Envoy:
@@ -248,9 +247,7 @@ class Envoy:
         """This envoy and all below it, in the order of `named_modules()`."""
         return [envoy for _, envoy in self.named_modules(include)]
 
-    def named_modules(
-        self, include: Callable[[Envoy], bool] | None = None
-    ) -> list[tuple[str, Envoy]]:
+    def named_modules(self, include: Callable[[Envoy], bool] | None = None) -> list[tuple[str, Envoy]]:
         """Pairs of path and envoy for this module and all below it, each module once.
 
         Args:

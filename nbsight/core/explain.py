@@ -15,6 +15,7 @@ from torch import nn
 from nbsight.core.run import place_of
 from nbsight.core.saving import find_saved
 from nbsight.core.sites import Line, Site, describe, show_line, show_text
+from nbsight.core.source import Operation
 from nbsight.errors import (
     EditError,
     GraphError,
@@ -54,18 +55,21 @@ def missed(
             f"  {show_line(line)}\nNothing after that place has a value."
         )
     for module, skipped in run.skipped.items():
-        if envoy._module is not module and any(envoy._module is sub for sub in module.modules()):
+        if envoy._module is not module and _lies_in(envoy, module):
             return NeverCalledError(
                 f"`{asked}` was asked for, but `{run.name(module)}` was skipped, so nothing inside "
                 f"it runs.\n  {show_line(line)}\nIt was skipped here:\n  {show_line(skipped)}"
             )
-    if not (run.was_called(envoy._module) or _is_called(run, envoy._module)):
+    home: Any = envoy._home if isinstance(envoy, Operation) else envoy
+    if not (run.was_called(home._module) or _is_called(run, home._module)):
         return NeverCalledError(
-            f"`{asked}` was asked for, but this run never calls `{envoy._path or 'model'}` "
-            f"({type(envoy._module).__name__}).\n  {show_line(line)}\n"
+            f"`{asked}` was asked for, but this run never calls `{home._path or 'model'}` "
+            f"({type(home._module).__name__}).\n  {show_line(line)}\n"
             "Ask a module that the forward calls: its parent "
-            f"`{envoy._parent._path or 'model' if envoy._parent else 'model'}` or its submodules."
+            f"`{home._parent._path or 'model' if home._parent else 'model'}` or its submodules."
         )
+    if isinstance(envoy, Operation) and not run.was_called(envoy):  # type: ignore[arg-type]
+        return _operation_missed(run, participant, envoy, asked, line)
     text = f"`{asked}` was asked for after the model had passed it.\n  {show_line(line)}\n"
     if participant.last is not None:
         text += (
@@ -84,6 +88,40 @@ def missed(
     else:
         text += "Write the lines in the order in which the model computes, inner modules first."
     return OutOfOrderError(text)
+
+
+def _lies_in(envoy: Any, other: Any) -> bool:
+    """Whether what an envoy stands for is inside a module or an operation that was skipped."""
+    if isinstance(envoy, Operation):
+        return envoy._lies_in(other)
+    inner = other if isinstance(other, nn.Module) else other._submodule
+    return inner is not None and any(envoy._module is sub for sub in inner.modules())
+
+
+def _operation_missed(
+    run: Run, participant: Participant, operation: Operation, asked: str, line: Line
+) -> NbsightError:
+    """The error for an operation that did not run, or ran before anybody could see it."""
+    function = operation._owner_path or "model"
+    if any(run.was_called(other) for other in operation._view):  # type: ignore[arg-type]
+        return NeverCalledError(
+            f"`{asked}` was asked for, but this run does not get to it: the branch of `{function}` "
+            f"that holds {operation._where()} was not taken.\n  {show_line(line)}\n"
+            f"`print(model.{operation._view._path})` shows its other operations."
+        )
+    text = (
+        f"`{asked}` was asked for when the model had already begun `{function}` or gone past it, so "
+        f"its operations can no longer be stopped at.\n  {show_line(line)}\n"
+    )
+    if participant.last is not None:
+        text += (
+            f"By then the model stood at `{place_of(participant.last)}`:\n"
+            f"  {show_line(participant.last[2])}\n"
+        )
+    return OutOfOrderError(
+        text + "Ask for the operations before anything inside or after it, or let the block begin "
+        f"with `source = model.{operation._view._path}` and use `source.{operation.name}` later."
+    )
 
 
 def passed_in_step(

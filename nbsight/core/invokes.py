@@ -84,7 +84,8 @@ class Invoker:
 
     def is_stale(self, name: str) -> bool:
         """Whether the frame's value of a name can only come from an earlier run of this code."""
-        assert self.block is not None and self.frame is not None
+        assert self.block is not None
+        assert self.frame is not None
         return is_left_behind(self.frame, name, self.block.filename, self.block.line)
 
     def _start_in_place(self, frame: FrameType) -> None:
@@ -109,9 +110,10 @@ def run_invokes(tracer: Tracer) -> None:
     tracer.run = run
     crew = replay(tracer, run) or Crew(run)
     edits = len(crew.workers)
-    of = dict(zip(filled, rows))
+    of = dict(zip(filled, rows, strict=False))
     for invoker in tracer.invokes:
-        assert invoker.block is not None and invoker.frame is not None
+        assert invoker.block is not None
+        assert invoker.frame is not None
         names = Names(invoker.values, invoker.frame.f_globals, stale=invoker.is_stale)
         if invoker.block.target is not None:
             names[invoker.block.target] = invoker
@@ -126,7 +128,7 @@ def run_invokes(tracer: Tracer) -> None:
     finally:
         tracer.failed = crew.failed
         # What the bodies bound is the user's even when a later body failed.
-        for invoker, worker in zip(tracer.invokes, crew.workers[edits:]):
+        for invoker, worker in zip(tracer.invokes, crew.workers[edits:], strict=False):
             assert invoker.frame is not None
             bound = worker.bound()
             if worker.block.target is not None:

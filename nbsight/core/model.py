@@ -139,7 +139,7 @@ class Model(Envoy):
             return args, {**kwargs, **options}, [Rows(0, 1, 1)]
         return _concatenate(prepared, options)
 
-    def _aliases(self) -> dict[str, str]:
+    def _other_names(self) -> dict[str, str]:
         """Other names of modules: alias path to path."""
         return {}
 
@@ -216,7 +216,17 @@ class Model(Envoy):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle needs: the module, and not what is derived from it."""
-        derived = {"_children", "_envoys", "_spares", "_family", "_paths", "_other_paths", "_all", "_root", "_source"}
+        derived = {
+            "_children",
+            "_envoys",
+            "_spares",
+            "_family",
+            "_paths",
+            "_other_paths",
+            "_all",
+            "_root",
+            "_source",
+        }
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -318,7 +328,7 @@ def _concatenate(
         rows.append(Rows(start, size, sum(sizes)))
         start += size
     count = len(first_args)
-    kwargs = dict(zip(first_kwargs, joined[count:]))
+    kwargs = dict(zip(first_kwargs, joined[count:], strict=False))
     return tuple(joined[:count]), {**kwargs, **options}, rows
 
 

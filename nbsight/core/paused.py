@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -167,19 +167,15 @@ class PausedRun:
         if not self.is_open:
             return "run: closed"
         here = self.here
-        return f"run: before its first stop" if here is None else f"run: at {here!r}"
+        return "run: before its first stop" if here is None else f"run: at {here!r}"
 
     # -- inside --------------------------------------------------------------------------------
 
     def _use(self) -> None:
         if self._tracer.done:
-            raise OutOfOrderError(
-                "this run is closed; start another: `run = model.start(prompt)`."
-            )
+            raise OutOfOrderError("this run is closed; start another: `run = model.start(prompt)`.")
         if threading.get_ident() != self._thread:
-            raise InputError(
-                "a run can only go on in the thread that started it; start it where it is used."
-            )
+            raise InputError("a run can only go on in the thread that started it; start it where it is used.")
         _forget_run(self)
         _held.append(weakref.ref(self, _forget))
 

@@ -169,9 +169,7 @@ class Run:
 
     # -- the model's side ----------------------------------------------------------------------
 
-    def pass_through(
-        self, module: Any, forward: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def pass_through(self, module: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A gated module is called: stop before and after it if somebody waits there."""
         if module is self.root:
             self.passes += 1

@@ -93,9 +93,7 @@ def is_left_behind(frame: FrameType, name: str, filename: str, line: int) -> boo
     first = code.co_firstlineno if code.co_flags & 0x2 else 1
     if code.co_flags & 0x2 and name in code.co_varnames[: code.co_argcount]:
         return False
-    return not any(
-        first <= bound < line for bound in _bindings(tree, name) if bound not in _captured(tree)
-    )
+    return not any(first <= bound < line for bound in _bindings(tree, name) if bound not in _captured(tree))
 
 
 def _parsed(filename: str, frame: FrameType) -> ast.Module | None:

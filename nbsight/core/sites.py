@@ -199,7 +199,7 @@ def _differs(before: Any, after: Any) -> bool:
     if isinstance(before, dict):
         return before.keys() != after.keys() or any(before[k] is not after[k] for k in before)
     if isinstance(before, list):
-        return len(before) != len(after) or any(x is not y for x, y in zip(before, after))
+        return len(before) != len(after) or any(x is not y for x, y in zip(before, after, strict=False))
     return any(getattr(before, name) is not getattr(after, name) for name in vars(before))
 
 

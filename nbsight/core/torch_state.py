@@ -18,7 +18,17 @@ from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils import _python_dispatch
 
-__all__ = ["PLAIN", "SideState", "get_default_dtype", "grad_only", "is_grad_enabled", "set_grad", "snapshot", "switch_to", "with_grad"]
+__all__ = [
+    "PLAIN",
+    "SideState",
+    "get_default_dtype",
+    "grad_only",
+    "is_grad_enabled",
+    "set_grad",
+    "snapshot",
+    "switch_to",
+    "with_grad",
+]
 
 SideState = tuple[bool, bool, torch.dtype, Any, tuple[Any, ...], tuple[Any, ...]]
 
@@ -97,8 +107,7 @@ def _devices() -> tuple[str, ...]:
 
 def _autocast() -> tuple[Any, ...]:
     kinds = tuple(
-        (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
-        for device in _devices()
+        (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in _devices()
     )
     return (torch.is_autocast_cache_enabled(), kinds)
 

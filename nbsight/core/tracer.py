@@ -23,8 +23,8 @@ from nbsight.core.gradients import speaks_of_gradients
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.run import Participant, Run
-from nbsight.core.scan import fake_call
 from nbsight.core.saving import Saved, warn_of_changes
+from nbsight.core.scan import fake_call
 from nbsight.core.sites import Line, Site, describe
 from nbsight.core.steps import Steps
 from nbsight.core.workers import Crew
@@ -53,9 +53,7 @@ class Tracer:
         iter: The steps of a generation: `for step in tracer.iter[:]`.
     """
 
-    def __init__(
-        self, model: Model, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def __init__(self, model: Model, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
         self.root = model
         self.method = method
@@ -336,9 +334,8 @@ class Tracer:
     def participant(self) -> Any:
         """Who is asking: a captured body of this run, or the block itself."""
         current = getcurrent()
-        if type(current) is Carrier and current.worker is not None:
-            if current.worker.run is self.run:
-                return current.worker
+        if type(current) is Carrier and current.worker is not None and current.worker.run is self.run:
+            return current.worker
         return self.driver
 
     def _running(self, what: str) -> Run:
@@ -367,9 +364,7 @@ class Tracer:
         site.line = line
         return site, participant
 
-    def _travel(
-        self, run: Run, participant: Any, envoy: Any, what: str, kind: str, line: Line
-    ) -> Site:
+    def _travel(self, run: Run, participant: Any, envoy: Any, what: str, kind: str, line: Line) -> Site:
         """Let the model go on to a place; return when it stands there."""
         stood = run.site
         gates = envoy._gates()

@@ -40,9 +40,7 @@ class Worker(Participant):
         rows: The rows of the batch that belong to it; None for all.
     """
 
-    def __init__(
-        self, block: Block, names: Names, rows: Rows | None, state: SideState | None = None
-    ) -> None:
+    def __init__(self, block: Block, names: Names, rows: Rows | None, state: SideState | None = None) -> None:
         super().__init__(rows)
         self.run: Run | None = None
         self.block = block
@@ -68,9 +66,7 @@ class Worker(Participant):
         before = run.site
         run.want(key)
         try:
-            self._give_way(
-                lambda: run.ended or (run.site is not before and run.stands_at(key))
-            )
+            self._give_way(lambda: run.ended or (run.site is not before and run.stands_at(key)))
         finally:
             run.unwant(key)
 
