@@ -107,7 +107,7 @@ def _operation_missed(
         return NeverCalledError(
             f"`{asked}` was asked for, but this run does not get to it: the branch of `{function}` "
             f"that holds {operation._where()} was not taken.\n  {show_line(line)}\n"
-            f"`print(model.{operation._view._path})` shows its other operations."
+            f"`print({operation._view._code})` shows its other operations."
         )
     text = (
         f"`{asked}` was asked for when the model had already begun `{function}` or gone past it, so "
@@ -120,7 +120,7 @@ def _operation_missed(
         )
     return OutOfOrderError(
         text + "Ask for the operations before anything inside or after it, or let the block begin "
-        f"with `source = model.{operation._view._path}` and use `source.{operation.name}` later."
+        f"with `source = {operation._view._code}` and use `source.{operation.name}` later."
     )
 
 

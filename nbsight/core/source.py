@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator
 from sys import _getframe
 from types import FrameType, FunctionType
@@ -72,9 +73,6 @@ class Source:
     """The operations of one function, by name.
 
     Print it to see the function's text with the names beside it.
-
-    Attributes:
-        names: All names, in the order of the text; of a name's calls the inner one comes first.
     """
 
     def __init__(self, owner: Any, envoy: Any, listing: Listing, peeled: Peeled) -> None:
@@ -84,9 +82,8 @@ class Source:
         self._listing = listing
         self._peeled = peeled
         self._path = f"{owner._path}.source".lstrip(".")
-        self.names: tuple[str, ...] = tuple(named.name for named in listing.operations)
         self._operations = [Operation(self, named) for named in listing.operations]
-        self._by_name = dict(zip(self.names, self._operations))
+        self._by_name = {operation._name: operation for operation in self._operations}
         self._made: tuple[FunctionType, FunctionType] | None = None
 
     # -- in a run ------------------------------------------------------------------------------
@@ -108,6 +105,11 @@ class Source:
 
     # -- names ---------------------------------------------------------------------------------
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of the text; the inner one of two nested calls comes first."""
+        return tuple(self._by_name)
+
     def __getattr__(self, name: str) -> Operation:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -116,8 +118,20 @@ class Source:
             raise PathError(self._unknown(name))
         return operation
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            if name not in self._by_name:
+                raise PathError(self._unknown(name))
+            place = _as_code(f"{self._path}.{name}")
+            raise PathError(f"an operation cannot be set; its value can: `{place}.output = ...`.")
+        object.__setattr__(self, name, value)
+
     def __getitem__(self, name: str | int) -> Operation:
         return self._operations[name] if isinstance(name, int) else self.__getattr__(name)
+
+    @property
+    def _code(self) -> str:
+        return _as_code(self._path)
 
     def _unknown(self, name: str) -> str:
         text = f"`{self._path}` has no operation `{name}`"
@@ -128,7 +142,7 @@ class Source:
             text += ". Did you mean " + " or ".join(f"`{item}`" for item in close) + "?"
         else:
             text += "."
-        more = f" …; `print(model.{self._path})` shows all {len(self.names)}"
+        more = f" …; `print({self._code})` shows all {len(self.names)}"
         return f"{text} It has {', '.join(self.names[:40])}{more if len(self.names) > 40 else ''}."
 
     def __iter__(self) -> Iterator[Operation]:
@@ -157,6 +171,11 @@ class Source:
         place = f"{os.path.basename(code.co_filename)}, line {code.co_firstlineno}"
         title = f"{self._path}: {function.__qualname__} ({place})"
         return title + "\n" + listed(self._listing)
+
+
+def _as_code(path: str) -> str:
+    """A path as it is written in a program: `model.h[0].attn`."""
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", f"model.{path}")
 
 
 def _again(envoy: Any) -> Source:
@@ -195,16 +214,12 @@ def _doors(source: Source) -> tuple[Callable[..., Any], Callable[[int, Any], Any
 
 
 class Operation:
-    """One operation of a function: a call, or an assignment of a name.
-
-    Attributes:
-        name: Its name, as in `split_1`.
-    """
+    """One operation of a function: a call, or an assignment."""
 
     def __init__(self, source: Source, named: Named) -> None:
         self._view = source
         self._named = named
-        self.name = self._name = named.name
+        self._name = named.name
         self._parent = source._owner
         self._root = source._envoy._root
         self._path = f"{source._path}.{named.name}"
@@ -212,6 +227,11 @@ class Operation:
     @property
     def _module(self) -> Operation:
         return self  # what a run stops at
+
+    @property
+    def name(self) -> str:
+        """Its name, as in `split_1`."""
+        return self._name
 
     # -- values --------------------------------------------------------------------------------
 
@@ -294,7 +314,7 @@ class Operation:
         if run is None:
             raise SourceNotAvailable(
                 "what it calls is known only while the model runs. Ask only inside a trace: "
-                f"`with model.trace(prompt): print(model.{self._path}.source)`."
+                f"`with model.trace(prompt): print({self._code}.source)`."
             )
         tracer._reach(self, "input", frame)
         return run.callee
@@ -304,7 +324,7 @@ class Operation:
         if tracer is None:
             raise OutsideTraceError(
                 f"`{self._path}.{what}` was asked for where no model is running. Values exist "
-                f"inside a trace: `with model.trace(prompt): x = model.{self._path}.{what}`."
+                f"inside a trace: `with model.trace(prompt): x = {self._code}.{what}`."
             )
         return tracer
 
@@ -319,33 +339,61 @@ class Operation:
     def _accept(self, kind: str, current: Any, assigned: Any) -> Any:
         return assigned
 
-    def _inside(self, other: Any) -> bool:
-        """Whether this operation lies inside a module or another operation."""
-        if isinstance(other, nn.Module):
-            return any(self._view._envoy._module is module for module in other.modules())
-        return self is not other and self._path.startswith(f"{getattr(other, '_path', '')}.source.")
+    # -- for messages --------------------------------------------------------------------------
+
+    @property
+    def _home(self) -> Any:
+        """The envoy of the module in whose forward it is."""
+        return self._view._envoy
+
+    @property
+    def _owner_path(self) -> str:
+        """The path of the module or operation whose function it belongs to."""
+        return self._view._owner._path
+
+    @property
+    def _submodule(self) -> nn.Module | None:
+        """The module that it calls, if that is known without a run."""
+        callee = self._named.callee
+        found = None if callee is None else resolve(callee, self._view._peeled)
+        return found[0] if found and isinstance(found[0], nn.Module) else None
+
+    def _lies_in(self, other: Any) -> bool:
+        """Whether it is inside a module or another operation."""
+        inner = other if isinstance(other, nn.Module) else other._submodule
+        if inner is not None and any(self._home._module is module for module in inner.modules()):
+            return True
+        return isinstance(other, Operation) and self._path.startswith(f"{other._path}.source.")
 
     def _where(self) -> str:
-        """Its line, for messages."""
-        code = self._listing.original
+        """Its line in the file."""
+        code = self._view._listing.original
         return f"line {self._named.line} of {os.path.basename(code.co_filename)}"
 
     @property
-    def _listing(self) -> Listing:
-        return self._view._listing
+    def _code(self) -> str:
+        return _as_code(self._path)
 
     # -- display -------------------------------------------------------------------------------
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise PathError(self._unknown(name))
+        object.__setattr__(self, name, value)
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or hasattr(type(self), name):
             raise AttributeError(name)
-        raise PathError(
+        raise PathError(self._unknown(name))
+
+    def _unknown(self, name: str) -> str:
+        return (
             f"`{self._path}` is an operation and has no `{name}`: it has `.output`, `.input`, "
-            f"`.inputs`, `.skip(value)` and `.source`. Its value is `{self._path}.output`."
+            f"`.inputs`, `.skip(value)` and `.source`. Its value is `{self._code}.output`."
         )
 
     def __dir__(self) -> list[str]:
         return ["output", "input", "inputs", "skip", "source", "name"]
 
     def __repr__(self) -> str:
-        return f"{self._path} ({self._where()})\n" + around(self._listing, self._named)
+        return f"{self._path} ({self._where()})\n" + around(self._view._listing, self._named)

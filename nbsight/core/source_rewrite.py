@@ -18,7 +18,6 @@ Tested in `tests/core/test_source_rewrite.py`.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
