@@ -129,6 +129,8 @@ class Cache:
     def __getattr__(self, name: str) -> Cache:
         if name.startswith("_"):
             raise AttributeError(name)
+        if name in ("output", "input", "inputs"):  # the property failed: let it say why
+            return getattr(self._entry(), name)
         return self[name]
 
     def __contains__(self, key: str) -> bool:

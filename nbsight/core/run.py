@@ -272,6 +272,7 @@ class Run:
 
     def advance(self) -> None:
         """Resume the model to the next place somebody waits for, and let the others act there."""
+        serve = self.serve  # the end of the run takes it away
         if not self.ended:
             site = self.site
             if site is not None:
@@ -286,8 +287,8 @@ class Run:
             self._switch(None)
             if self.error is not None:
                 self._fail()
-        if self.serve is not None:
-            self.serve()
+        if serve is not None:
+            serve()
 
     def _fail(self) -> None:
         error, self.error = self.error, None
