@@ -1,0 +1,285 @@
+"""The notebooks run on a real kernel, hold the tutorials' code and show what their text says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from jupyter_client import KernelManager
+from nbformat import NotebookNode
+
+from nbsight.models.demo.lexicon import BAD, GOOD
+from tests.tutorials import blocks, running
+from tests.tutorials.conftest import Plain
+
+NAMES = list(blocks.NOTEBOOKS)
+PNG = b"\x89PNG\r\n"
+
+# Values that are read out of the kernel after a notebook has run.
+ASKED = {
+    "02_activation_patching": "[results.tolist(), restored.tolist()]",
+    "03_sharing_activations": "chances.tolist()",
+    "05_steering": "[steered.tolist(), controls.shape, [write_on(strength) for strength in (-3, 0, 3)]]",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A notebook that has been run, what its solutions printed, and the values that were asked for."""
+
+    notebook: NotebookNode
+    solutions: list[str]
+    values: Any
+
+    def cell(self, name: str) -> NotebookNode:
+        return next(cell for cell in self.notebook.cells if cell.id == name)
+
+    def text(self, name: str) -> str:
+        return running.text_of(self.cell(name))
+
+
+Ran = Callable[[str], Result]
+
+
+@pytest.fixture(scope="module")
+def ran(kernel: KernelManager) -> Ran:
+    """Runs a notebook and its solutions, once."""
+    done: dict[str, Result] = {}
+
+    def run(name: str) -> Result:
+        if name not in done:
+            running.forget(kernel)
+            notebook = running.execute(running.without_outputs(running.read(name)), kernel)
+            asked = f"import json; print(json.dumps({ASKED.get(name, 'None')}))"
+            after = nbformat.v4.new_notebook(
+                cells=[nbformat.v4.new_code_cell(code) for code in (asked, *running.solutions(notebook))]
+            )
+            running.execute(after, kernel)
+            texts = [running.text_of(cell) for cell in after.cells]
+            done[name] = Result(notebook, texts[1:], json.loads(texts[0]))
+        return done[name]
+
+    return run
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[-+]?\d+\.\d+", text)]
+
+
+# -- all of them -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_holds_the_tutorials_code_word_for_word(name: str) -> None:
+    cells = [cell.source for cell in running.read(name).cells if "tutorial" in cell.metadata.get("tags", ())]
+    quoted = "\n".join(blocks.quoted(block) for block in blocks.NOTEBOOKS[name])
+    assert blocks.normalised("\n".join(cells)) == blocks.normalised(quoted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_runs_without_a_complaint_and_shows_a_picture(name: str, ran: Ran) -> None:
+    outputs = [output for cell in ran(name).notebook.cells for output in cell.get("outputs", [])]
+    assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert {output.name for output in outputs if output.output_type == "stream"} == {"stdout"}
+    pictures = [
+        base64.b64decode(output.data["image/png"])
+        for output in outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert pictures
+    assert all(picture.startswith(PNG) and len(picture) > 10_000 for picture in pictures)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_outputs_in_the_file_are_those_of_the_code(name: str, ran: Ran) -> None:
+    now = ran(name).notebook.cells
+    kept = running.read(name).cells
+    for old, new in zip(kept, now, strict=True):
+        before, after = running.text_of(old), running.text_of(new)
+        if name == "04_remote_execution":
+            # Random weights differ from one transformers to the next; the shapes do not.
+            before, after = (
+                re.sub(r"(?m)^  '.*|(?<=Similarity: ).*|[\d,]+ bytes", "", text) for text in (before, after)
+            )
+        pattern = r"[-+]?\d+\.\d+|(?m:^.* 0\.000$)"  # words of no probability change places with the weather
+        assert re.sub(pattern, "#", before) == re.sub(pattern, "#", after), old.id
+        assert numbers(before) == pytest.approx(numbers(after), abs=0.02, rel=0.01), old.id
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_light_and_knows_nothing_of_the_machine(name: str) -> None:
+    path = running.NOTEBOOKS / f"{name}.ipynb"
+    text = path.read_text(encoding="utf-8")
+    notebook = running.read(name)
+    nbformat.validate(notebook)
+    assert len(text) < 400_000
+    assert notebook.metadata == running.METADATA
+    assert not re.search(r"/tmp|/home/|/root/|/Users/|\\\\Users|site-packages|ipykernel_\d", text)
+    for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        assert cell.execution_count == number + 1
+        assert set(cell.metadata) <= {"tags"}
+        assert all(running.LIVE_WIDGET not in output.get("data", {}) for output in cell.outputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    text = "\n".join(cell.source for cell in running.read(name).cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    assert links
+    assert all((running.NOTEBOOKS / link).is_file() for link in links)
+
+
+# -- each of them ----------------------------------------------------------------------------------
+
+
+def test_notebook_1_shows_the_norms_and_says_paris(ran: Ran, demo: Plain) -> None:
+    result = ran("01_activation_analysis")
+    states, logits = demo.run("The capital of France is")
+    assert numbers(result.text("tutorial-norms")) == pytest.approx(
+        [state.norm().item() for state in states], abs=0.01
+    )
+    assert result.text("tutorial-predictions").splitlines()[2] == f"  {demo.top(logits[0, -1], 1)[0]}"
+    assert result.text("shapes").splitlines()[0] == "tokens: ['The', '·capital', '·of', '·France', '·is']"
+    # What the text says of the picture.
+    last = torch.stack([state[0].norm(dim=-1) for state in states])[-1]
+    assert last.argsort(descending=True)[:2].tolist() == [0, 2]
+    assert last.argmin() == 4
+    written = torch.stack([state[0, -1] for state in states]).diff(dim=0).norm(dim=-1)
+    assert numbers(result.solutions[0]) == pytest.approx(written.tolist(), abs=0.06)
+
+
+def test_notebook_2_shows_a_flat_sweep_and_a_map_that_is_not(ran: Ran, demo: Plain) -> None:
+    result = ran("02_activation_patching")
+    results, restored = result.values
+    clean_prompt, corrupted_prompt = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
+    paris, rome = (demo.tokenizer.encode(word)[0] for word in (" Paris", " Rome"))
+    states, logits = demo.run(clean_prompt)
+    best, worst = (
+        (out[0, -1, paris] - out[0, -1, rome]).item() for out in (logits, demo.run(corrupted_prompt)[1])
+    )
+    assert results == pytest.approx([best] * 12, abs=1e-3)
+    assert result.text("flat") == "largest distance from the clean run: 0.0\n"
+
+    def share(layer: int, position: int) -> float:
+        def patch(state: torch.Tensor) -> torch.Tensor:
+            state = state.clone()
+            state[:, position] = states[layer][:, position]
+            return state
+
+        _, out = demo.run(corrupted_prompt, edit=(layer, patch))
+        return ((out[0, -1, paris] - out[0, -1, rome]).item() - worst) / (best - worst)
+
+    expected = [[share(layer, position) for position in range(8)] for layer in range(12)]
+    torch.testing.assert_close(torch.tensor(restored), torch.tensor(expected), atol=1e-3, rtol=0)
+    # What the text says: first on the landmark, then at the last position; the corner is 1 by construction.
+    assert min(row[1] for row in restored[:5]) > 0.8
+    assert max(abs(share) for row in restored for share in row[3:7]) < 0.1
+    assert restored[1][7] < 0.1
+    assert min(row[7] for row in restored[9:]) > 0.8
+    assert restored[11][7] == pytest.approx(1, abs=1e-3)
+    attention = numbers(result.solutions[0])
+    assert attention.index(max(attention)) == 9
+
+
+def test_notebook_3_shows_when_the_action_moves_on(ran: Ran, demo: Plain) -> None:
+    result = ran("03_sharing_activations")
+    to_cat, to_dog = numbers(result.text("compare"))
+    assert to_cat < 1e-3
+    assert to_dog > 1
+    states, _ = demo.run("The cat sat on the mat")
+    words = [demo.tokenizer.encode(word)[0] for word in (" mat", " park")]
+
+    def chance(layer: int) -> torch.Tensor:
+        def patch(state: torch.Tensor) -> torch.Tensor:
+            state = state.clone()
+            state[:, 2:4] = states[layer][:, 2:4]
+            return state
+
+        return demo.run("The dog ran through the park", edit=(layer, patch))[1][0, 4].softmax(dim=-1)[words]
+
+    chances = torch.tensor(result.values)
+    torch.testing.assert_close(
+        chances, torch.stack([chance(layer) for layer in range(12)]), atol=1e-3, rtol=0
+    )
+    assert chances[:2, 0].min() > 0.9
+    assert chances[3:, 0].max() < 0.1
+    assert chances[6:, 1].min() > 0.8
+    assert result.solutions[0].count("True") == 2
+
+
+def test_notebook_4_takes_the_journey(ran: Ran, demo: Plain) -> None:
+    result = ran("04_remote_execution")
+    size = len(demo.tokenizer)
+    assert (
+        result.text("tutorial-shapes")
+        == f"Hidden shape: torch.Size([1, 5, 32])\nLogits shape: torch.Size([1, 5, {size}])\n"
+    )
+    assert result.text("same") == "the same, bit for bit: True\n"
+    kept, forgotten = result.text("saved").splitlines()
+    assert kept == "kept: (1, 5, 32)"
+    assert "Write `forgotten = ....save()`" in forgotten
+    assert re.fullmatch(r"Similarity: -?[01]\.\d{3}\n", result.text("tutorial-compare"))
+    parcel = result.text("parcel")
+    assert "hidden = model.model.layers[40].output[0].save()" in parcel
+    # (1, 5, 32) and (1, 5, size) numbers of four bytes
+    assert f"answer:  {4 * 5 * (32 + size):,} bytes" in parcel
+    assert "`notes`" in result.solutions[0]
+
+
+def test_notebook_5_turns_the_mood_and_writes_on(ran: Ran, demo: Plain) -> None:
+    result = ran("05_steering")
+    love, hate = (
+        demo.run(text)[0][6]
+        for text in ("I love this movie, it's wonderful", "I hate this movie, it's terrible")
+    )
+    vector = love.mean(dim=1) - hate.mean(dim=1)
+    ids = [[demo.tokenizer.encode(f" {word}")[0] for word in words] for words in (GOOD, BAD)]
+
+    def moods(strength: float) -> list[float]:
+        _, logits = demo.run("This restaurant is", edit=(6, lambda state: state + strength * vector))
+        return [logits[0, -1].softmax(dim=-1)[words].sum().item() for words in ids]
+
+    steered, controls, texts = result.values
+    assert torch.tensor(steered).flatten().tolist() == pytest.approx(
+        [number for strength in range(-6, 7) for number in moods(strength)], abs=1e-3
+    )
+    assert controls == [10, 13, 2]
+    assert moods(-3)[0] < 0.2 < 0.7 < moods(3)[0]
+    words = [re.match(r"This restaurant is (\w+)", text)[1] for text in texts]
+    assert words[0] in BAD
+    assert words[2] in GOOD
+    assert texts[2].endswith("<|endoftext|>")
+    assert re.fullmatch(r"Normal:  \w+\nSteered \(positive\):  \w+\n", result.text("tutorial-compare"))
+
+
+def test_notebook_6_decodes_every_layer_and_ends_with_the_widget(ran: Ran, demo: Plain) -> None:
+    result = ran("06_logit_lens")
+    prompt = "The quick brown fox jumps over the lazy"
+    states, logits = demo.run(prompt)
+    lines = result.text("tutorial-lens").splitlines()
+    assert len(lines) == 13
+    word, prob = demo.top(logits[0, -1], 1)[0].rsplit(": ", 1)
+    assert lines[-1] == f"Layer 11: {word} ({prob})"
+    assert numbers(result.text("check"))[0] < 1e-3
+    once, twice = numbers(result.text("double"))
+    assert once < 1e-3 < 0.5 < twice
+    for name in (result.cell("widget"), running.read("06_logit_lens").cells[-2]):
+        data = name.outputs[-1].data
+        assert base64.b64decode(data["image/png"]).startswith(PNG)
+        assert data["text/plain"].startswith(f"Lens of {prompt!r} through nbsight/demo")
+    assert running.LIVE_WIDGET in result.cell("widget").outputs[-1].data
+    # The answers of the picture: one is decided early, the other two come later.
+    late = "When Mary and John went to the store, John gave a drink to"
+    for text, first in ((prompt, 3), ("The capital of France is", 8), (late, 8)):
+        states, logits = demo.run(text)
+        answer = logits[0, -1].argmax()
+        decoded = [demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1] for state in states]
+        chances = [layer.softmax(dim=-1)[answer].item() for layer in decoded]
+        assert next(layer for layer, chance in enumerate(chances) if chance > 0.5) == first
