@@ -16,10 +16,11 @@ from greenlet import getcurrent
 
 from nbsight.core import context, explain
 from nbsight.core.backend import in_job
+from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
 from nbsight.core.edits import replay
-from nbsight.core.gradients import speaks_of_gradients
+from nbsight.core.gradients import Handed, speaks_of_gradients
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.run import Participant, Run
@@ -81,6 +82,8 @@ class Tracer:
         #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
         self.lent = False
         self._captured: Captured | None = None
+        #: What the block has read and written, while the trace records gradients.
+        self.handed: Handed | None = None
 
     # -- the with statement --------------------------------------------------------------------
 
@@ -101,6 +104,9 @@ class Tracer:
             self.driver.tokens = partial(self.root._tokens_of, prepared)
         self.frame = frame
         context.enter(self)
+        if self.grad:
+            self.handed = Handed()
+            watch()
         try:
             self.begin_edits()
         except BaseException:
@@ -172,6 +178,10 @@ class Tracer:
                 if not self._has_result:
                     self.run.result = None
         finally:
+            handed, self.handed = self.handed, None
+            if handed is not None:
+                unwatch()
+                handed.close()
             self.done = True
             context.leave(self)
             self.frame = None
@@ -390,13 +400,18 @@ class Tracer:
         """The value at a module, for the participant that asks."""
         site, participant = self._reach(envoy, what, frame)
         if what == "inputs":
-            return site.view(participant)
+            view = site.view(participant)
+            if self.handed is not None:
+                self.handed.note(view, (envoy, what, site.line))
+            return view
         shown = site.shown
         if participant in shown:
             return shown[participant]
         view = site.view(participant)
         if what == "input":
             view = _first(view)
+        if self.handed is not None:
+            self.handed.note(view, (envoy, what, site.line))
         view = shown[participant] = envoy._show(what, view)
         return view
 
@@ -423,6 +438,8 @@ class Tracer:
             shown = _first(accepted)
             before, after = describe(current), describe(accepted)
         site.assign(participant, accepted, shown)
+        if self.handed is not None:
+            self.handed.note(accepted, (envoy, what, site.line))
         self._running(what).note_edit(site, before, after)
 
     def skip(self, envoy: Any, value: Any, frame: FrameType) -> None:
