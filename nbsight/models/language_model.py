@@ -12,7 +12,6 @@ from torch import nn
 
 from nbsight.core.batching import Rows
 from nbsight.core.envoy import Envoy
-from nbsight.core.model import Model
 from nbsight.errors import EditError, InputError
 from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokenizer_options
 from nbsight.models.joining import join_prompts
@@ -20,8 +19,9 @@ from nbsight.models.limits import has_learned_positions, read_limits
 from nbsight.models.loading import Loader, load_tokenizer
 from nbsight.models.names import find_blocks
 from nbsight.models.outputs import accept_block, accept_logits, show_block, show_logits
-from nbsight.models.renaming import AliasedEnvoy, chosen_envoy, read_aliases
+from nbsight.models.renaming import AliasedEnvoy, Rename, chosen_envoy
 from nbsight.models.tokens import Encoder, describe_lengths, single_token, str_tokens
+from nbsight.models.wrapped import NNsight
 
 __all__ = ["BlockEnvoy", "LanguageModel"]
 
@@ -46,7 +46,7 @@ class BlockEnvoy(AliasedEnvoy):
             raise EditError(f"{error}\n{more}" if more else str(error)) from None
 
 
-class LanguageModel(AliasedEnvoy, Model):
+class LanguageModel(NNsight):
     """A language model whose inside can be read and changed.
 
     Its tree is there at once; the weights are loaded when they are first needed.
@@ -87,7 +87,7 @@ class LanguageModel(AliasedEnvoy, Model):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         dispatch: bool = False,
-        rename: dict[str, str] | None = None,
+        rename: Rename | None = None,
         envoys: Any = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
         **load_kwargs: Any,
@@ -111,21 +111,24 @@ class LanguageModel(AliasedEnvoy, Model):
                 attn_implementation=attn_implementation,
                 trust_remote_code=trust_remote_code,
                 options=load_kwargs,
+                kind=self._auto_class(),
             )
             module = None if dispatch else self._loader.tree()
         self._dispatched = self._loader is None or module is None
         if module is None:
             assert self._loader is not None
             module = self._loader.weights()
-        super().__init__(module)
+        super().__init__(module, rename=rename, envoys=envoys)
         self._name = name_or_module if isinstance(name_or_module, str) else type(module).__name__
-        self._aliases = read_aliases(rename, module)
-        self._chosen_envoys = envoys
         used = config or getattr(module, "config", None)
         self._blocks = find_blocks(module, used)
         self._limits = read_limits(module, used)
         self._learns_positions = has_learned_positions(module, self._limits)
         self._encoder = self._find_tokenizer(tokenizer, tokenizer_kwargs or {})
+
+    def _auto_class(self) -> Any:
+        """The class of transformers that makes the model; None lets its configuration say."""
+        return None
 
     def _refuse_loading_options(self, *options: Any) -> None:
         if any(options):

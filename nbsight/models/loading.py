@@ -55,6 +55,7 @@ class Loader:
         attn_implementation: "eager", "sdpa", ...; None leaves it to transformers.
         trust_remote_code: Whether code that comes with the model may run.
         options: Everything else that `from_pretrained` takes, such as `device_map`.
+        kind: The class of transformers that makes the model; by default the configuration says.
 
     Raises:
         ModelLoadError: the model's configuration cannot be had.
@@ -70,6 +71,7 @@ class Loader:
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         options: dict[str, Any],
+        kind: Any = None,
     ) -> None:
         self.name = name
         self.dtype = _checked_dtype(dtype)
@@ -84,10 +86,11 @@ class Loader:
         self.given_config = config
         with self._explained("configuration"):
             self.config = config or AutoConfig.from_pretrained(self.source.path, **self.common)
+        self.kind = kind or _auto_class(self.config)
 
     def tree(self) -> nn.Module | None:
         """The model without weights, on the meta device; None if this model cannot be made there."""
-        kind, config = _auto_class(self.config), copy.deepcopy(self.config)
+        kind, config = self.kind, copy.deepcopy(self.config)
         code = {"trust_remote_code": self.common["trust_remote_code"]}
         with self._explained("architecture"):
             # Some look at numbers while they are made, and the meta device has none.
@@ -105,7 +108,7 @@ class Loader:
             kwargs["config"] = self.given_config
         small = self.source.is_local and _bytes_in(Path(self.source.path)) < SMALL
         with self._explained("weights"), quiet_progress() if small else nullcontext():
-            return _auto_class(self.config).from_pretrained(
+            return self.kind.from_pretrained(
                 self.source.path, **with_dtype(kwargs, self.dtype)
             )
 

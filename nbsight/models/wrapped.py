@@ -1,0 +1,40 @@
+"""`NNsight`: any module, wrapped, with other names for its parts and other envoys for some of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from nbsight.core.envoy import Envoy
+from nbsight.core.model import Model
+from nbsight.models.renaming import AliasedEnvoy, Rename, chosen_envoy, read_aliases
+
+__all__ = ["NNsight"]
+
+
+class NNsight(AliasedEnvoy, Model):
+    """Any `nn.Module`, wrapped; its values are literally what its modules take and return.
+
+    Args:
+        module: The module to look into; it is not changed or copied.
+        rename: Other names for modules, such as `{"transformer.h": "layers"}`.
+        envoys: A subclass of `Envoy` for all modules, or a mapping from a module class or the end of a path
+            to such a class.
+
+    Raises:
+        PathError: `rename` names a module that is not there.
+        InputError: an alias hides something that is there already.
+    """
+
+    def __init__(self, module: nn.Module, *, rename: Rename | None = None, envoys: Any = None) -> None:
+        self._aliases: dict[str, str] = {}
+        self._chosen_envoys = envoys
+        super().__init__(module)
+        self._aliases = read_aliases(rename, module)
+
+    def _envoy_class(self, path: str, module: nn.Module) -> type[Envoy]:
+        return chosen_envoy(self._chosen_envoys, path, module) or AliasedEnvoy
+
+    def _other_names(self) -> dict[str, str]:
+        return self._aliases
