@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -199,7 +200,7 @@ def test_many_short_threads_leave_no_greenlets_behind():
 
     def carriers():
         gc.collect()
-        return sum(isinstance(thing, Carrier) for thing in gc.get_objects())
+        return sum(type(thing) is Carrier for thing in gc.get_objects())
 
     def work():
         with model.trace(rows()):
@@ -254,3 +255,32 @@ def test_a_model_that_computes_in_threads_of_its_own_is_traced():
         final = model.output
     assert torch.allclose(state, want["h.1.output"][0])
     assert torch.allclose(final, want[""][0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_can_trace_and_so_can_its_parent():
+    net = build(Chain)
+    model = wrap(net)
+    want = hooked(net, (rows(),))["h.1.output"][0]
+
+    def right():
+        with model.trace(rows()):
+            state = model.h[1].output
+        with model.trace() as tracer:
+            with tracer.invoke(rows()):
+                other = model.h[1].output
+            with tracer.invoke(rows()):
+                pass
+        return same(state, want) and close(other, want)
+
+    assert right()
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if right() else 1)
+        except BaseException:
+            os._exit(2)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert right()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import signal
 
 import pytest
 import torch
@@ -260,6 +261,43 @@ def test_an_exception_in_the_model_comes_out_in_the_users_block(kind, waiting):
     with model.trace(X):
         again = model.output
     assert same(again, hooked(net, (X,))[""][0])
+
+
+@pytest.mark.parametrize("where", ["model", "block", "body"])
+def test_an_interrupt_from_the_keyboard_leaves_a_clean_model(where):
+    class Interrupted(Chain):
+        def forward(self, x):
+            x = self.h[0](x)
+            if armed and where == "model":
+                signal.raise_signal(signal.SIGINT)
+            return self.h[1](x)
+
+    net = build(Interrupted)
+    model = wrap(net)
+    for _ in range(3):
+        armed = True
+        with pytest.raises(KeyboardInterrupt):
+            with model.trace() as tracer:
+                with tracer.invoke(X):
+                    model.h[0].output
+                    if where == "body":
+                        signal.raise_signal(signal.SIGINT)
+                    model.output
+                with tracer.invoke(Y):
+                    model.output
+                if where == "block":
+                    signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            with model.trace(X):
+                model.h[0].output
+                if where != "model":
+                    signal.raise_signal(signal.SIGINT)
+                model.output
+        assert not has_gates(net)
+        armed = False
+        with model.trace(X):
+            again = model.output
+        assert same(again, hooked(net, (X,))[""][0])
 
 
 def test_a_user_may_catch_a_models_error_inside_the_block():
