@@ -68,7 +68,7 @@ def missed(
             "Ask a module that the forward calls: its parent "
             f"`{home._parent._path or 'model' if home._parent else 'model'}` or its submodules."
         )
-    if isinstance(envoy, Operation) and not run.was_called(envoy):  # type: ignore[arg-type]
+    if isinstance(envoy, Operation) and not run.was_called(envoy):
         return _operation_missed(run, participant, envoy, asked, line)
     text = f"`{asked}` was asked for after the model had passed it.\n  {show_line(line)}\n"
     if participant.last is not None:
@@ -103,7 +103,7 @@ def _operation_missed(
 ) -> NbsightError:
     """The error for an operation that did not run, or ran before anybody could see it."""
     function = operation._owner_path or "model"
-    if any(run.was_called(other) for other in operation._view):  # type: ignore[arg-type]
+    if any(run.was_called(other) for other in operation._view):
         return NeverCalledError(
             f"`{asked}` was asked for, but this run does not get to it: the branch of `{function}` "
             f"that holds {operation._where()} was not taken.\n  {show_line(line)}\n"

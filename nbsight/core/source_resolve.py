@@ -18,7 +18,7 @@ def resolve(callee: ast.expr, peeled: Peeled) -> tuple[Any] | None:
         callee: A name and attributes of it; anything else is left to the run.
         peeled: The function, and the object that it is a method of.
     """
-    attributes = []
+    attributes: list[str] = []
     while isinstance(callee, ast.Attribute):
         attributes.insert(0, callee.attr)
         callee = callee.value
@@ -43,7 +43,7 @@ def _name(name: str, peeled: Peeled) -> tuple[Any] | None:
         return None
     if name in code.co_freevars:
         try:
-            return (dict(zip(code.co_freevars, function.__closure__ or ()))[name].cell_contents,)
+            return ((function.__closure__ or ())[code.co_freevars.index(name)].cell_contents,)
         except ValueError:  # an empty cell
             return None
     if name in function.__globals__:

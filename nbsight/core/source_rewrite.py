@@ -82,12 +82,10 @@ class Listing:
         self, function: FunctionType, call: Callable[..., Any], put: Callable[[int, Any], Any]
     ) -> FunctionType:
         """A function like `function` whose operations go through `call` and `put`."""
-        cells = dict(zip(self.original.co_freevars, function.__closure__ or ()))
+        cells = dict(zip(self.original.co_freevars, function.__closure__ or (), strict=True))
         cells[_CALL], cells[_PUT] = CellType(call), CellType(put)
         closure = tuple(cells[name] for name in self.code.co_freevars)
-        new = FunctionType(
-            self.code, function.__globals__, function.__name__, function.__defaults__, closure
-        )
+        new = FunctionType(self.code, function.__globals__, function.__name__, function.__defaults__, closure)
         new.__kwdefaults__ = function.__kwdefaults__
         new.__qualname__ = function.__qualname__
         new.__module__ = function.__module__
@@ -173,17 +171,16 @@ def _compile(node: ast.FunctionDef | ast.AsyncFunctionDef, function: FunctionTyp
     for argument in ast.walk(arguments):
         if isinstance(argument, ast.arg):
             argument.annotation = None
-    if hasattr(node, "type_params"):
+    extra: dict[str, Any] = {}
+    if hasattr(node, "type_params"):  # from Python 3.12
         node.type_params = []
+        extra["type_params"] = []
     inner: list[ast.stmt] = [node]
     owner = _owner(function)
     if owner:
         # For private names and `super()`. Its own name must hide no global of the function's, and
         # leading underscores do not count in private names.
-        wrapper = ast.ClassDef("_" * 9 + owner, [], [], inner, [])
-        if hasattr(node, "type_params"):
-            wrapper.type_params = []
-        inner = [wrapper]
+        inner = [ast.ClassDef("_" * 9 + owner, [], [], inner, [], **extra)]
     free = [_CALL, _PUT, *original.co_freevars]
     bind = [ast.Assign([ast.Name(name, ast.Store())], ast.Constant(None)) for name in free]
     outer = ast.parse("def factory(): pass")
@@ -210,7 +207,7 @@ def _compile(node: ast.FunctionDef | ast.AsyncFunctionDef, function: FunctionTyp
 def _owner(function: FunctionType) -> str:
     """The name of the class in whose body the function was written."""
     parts = function.__qualname__.split(".")
-    for part, after in zip(parts[-2::-1], parts[:0:-1]):
+    for part, after in zip(parts[-2::-1], parts[:0:-1], strict=True):
         if "<locals>" not in (part, after):
             return part.lstrip("_")
     return ""
@@ -277,8 +274,10 @@ class _Rewriter(ast.NodeTransformer):
 
     def _put(self, target: ast.expr, value: ast.expr, line: int) -> ast.expr:
         if _goes_item_by_item(target, value):
-            pairs = zip(target.elts, value.elts)  # type: ignore[attr-defined]
-            value.elts = [self._put(*pair, line) for pair in pairs]  # type: ignore[attr-defined]
+            assert isinstance(target, (ast.Tuple, ast.List))
+            assert isinstance(value, (ast.Tuple, ast.List))
+            pairs = zip(target.elts, value.elts, strict=True)
+            value.elts = [self._put(*pair, line) for pair in pairs]
             return value
         base = _target_name(target)
         if base is None:
