@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def runnable(block: str, model: str = DEMO, remote: str = "local") -> str:
         remote: Where the blocks of tutorial 4 are sent.
     """
     text = quoted(block).replace("from nnsight import LanguageModel", "from nbsight import LanguageModel")
-    text = re.sub(r'LanguageModel\("[^"]*"', lambda _: f"LanguageModel({model!r}", text)
-    return re.sub(r"(?m)^(with .*)remote=True", lambda found: f"{found[1]}remote={remote!r}", text)
+    text = re.sub(r'LanguageModel\("[^"]*"', lambda _: f"LanguageModel({json.dumps(model)}", text)
+    return re.sub(r"(?m)^(with .*)remote=True", lambda found: f"{found[1]}remote={json.dumps(remote)}", text)
 
 
 def normalised(text: str) -> list[str]:
