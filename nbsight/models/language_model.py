@@ -283,7 +283,7 @@ class LanguageModel(NNsight):
             side=side,
             pad_id=pad_id,
             device=device,
-            positions=not generates,
+            positions=method not in ("generate", "features"),
             need_mask=generates,
         )
 
