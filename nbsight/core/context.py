@@ -11,7 +11,7 @@ from greenlet import getcurrent
 
 from nbsight.core.greenlets import Carrier
 
-__all__ = ["current_tracer", "enter", "leave", "running", "tracer_of", "users_frame"]
+__all__ = ["current_tracer", "enter", "is_nested", "leave", "running", "tracer_of", "users_frame"]
 
 #: The innermost trace and what was there before it: (tracer, rest) or None.
 _stack: ContextVar[tuple[Any, Any] | None] = ContextVar("nbsight_traces", default=None)
@@ -48,9 +48,18 @@ def running() -> Iterator[Any]:
         stack = stack[1]
 
 
+def is_nested() -> bool:
+    """Whether more than one trace or session runs here."""
+    stack = _stack.get()
+    return stack is not None and stack[1] is not None
+
+
 def current_tracer() -> Any:
     """The innermost running trace or session, of whatever model; None when there is none."""
-    return next(running(), None)
+    stack = _stack.get()
+    if stack is None:
+        return None
+    return stack[0] if not stack[0].done else next(running(), None)
 
 
 def tracer_of(root: object, frame: FrameType) -> Any:

@@ -58,7 +58,7 @@ class Envoy:
         frame = _getframe(1)
         stack = _stack.get()
         if stack is not None and stack[0].frame is frame and stack[0].root is self._root:
-            return stack[0].read(self, "output", frame)  # the common case, without a search
+            return stack[0].read_output(self, frame)  # the common case, without a search
         return self._tracer("output", frame).read(self, "output", frame)
 
     # The setters are reached through `__setattr__`, so the user's frame is one further up.

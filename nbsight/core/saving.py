@@ -35,18 +35,18 @@ __all__ = ["Saved", "find_saved", "is_saved", "save", "warn_of_changes"]
 T = TypeVar("T")
 
 
-class Saved:
+class Saved(weakref.ref[torch.Tensor]):
     """What is known of a saved tensor: where it was saved and what it looked like then."""
 
-    __slots__ = ("line", "origin", "reference", "tokens", "version")
+    __slots__ = ("key", "line", "origin", "tokens", "version")
 
-    def __init__(self, tensor: torch.Tensor, line: Line) -> None:
-        key = id(tensor)
-        self.reference = weakref.ref(tensor, lambda _: _saved.pop(key, None))
-        self.line = line
-        self.version = None if tensor.is_inference() else tensor._version
-        self.origin: Any = None
-        self.tokens: Any = None
+    key: int
+    line: Line
+    #: The place in the model that was read last before the value was saved.
+    origin: Any
+    tokens: Any
+    #: The count of in-place changes when it was saved; None when that cannot be compared.
+    version: int | None
 
     @property
     def path(self) -> str | None:
@@ -58,10 +58,16 @@ class Saved:
 _saved: dict[int, Saved] = {}
 
 
+def _drop(record: weakref.ref[torch.Tensor]) -> None:
+    key = record.key  # type: ignore[attr-defined]
+    if _saved.get(key) is record:
+        del _saved[key]
+
+
 def find_saved(value: Any) -> Saved | None:
     """The record of a saved tensor, if this very object was saved."""
     record = _saved.get(id(value))
-    return record if record is not None and record.reference() is value else None
+    return record if record is not None and record() is value else None
 
 
 def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -104,8 +110,12 @@ def _mark(tracer: Any, value: Any, frame: Any) -> Any:
             "the value is already yours."
         )
     if isinstance(value, torch.Tensor):
-        record = Saved(value, (frame.f_code, frame.f_lasti))
-        _saved[id(value)] = record
+        record = Saved(value, _drop)
+        record.key = key = id(value)
+        record.line = (frame.f_code, frame.f_lasti)
+        record.version = None if value.is_inference() else value._version
+        record.origin = record.tokens = None
+        _saved[key] = record
         tracer.note_saved(value, record)
     else:
         tracer.note_saved(value, None)

@@ -114,9 +114,14 @@ class Site:
         views = self.views
         if participant in views:
             return views[participant]
+        rows = participant.rows
+        value = self.value
+        if rows is None and type(value) is torch.Tensor and not value._is_view():
+            if not value.is_inference():
+                views[participant] = value
+                return value
         if not self.assigned:
             self._make_editable()
-        rows = participant.rows
         if rows is None or rows.is_whole:
             if self.assigned:
                 self.settle()

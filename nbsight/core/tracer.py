@@ -396,6 +396,37 @@ class Tracer:
         assert run.site is not None
         return run.site
 
+    def read_output(self, envoy: Any, frame: FrameType) -> Any:
+        """`read(envoy, "output", frame)`, in one function where the block alone drives the run."""
+        run, driver = self.run, self.driver
+        if (
+            run is None
+            or run.serve is not None
+            or driver.occurrence is not None
+            or self.handed is not None
+        ):
+            return self.read(envoy, "output", frame)
+        site, module = run.site, envoy._module
+        line = (frame.f_code, frame.f_lasti)
+        if site is None or site.module is not module or site.kind != "output":
+            stood = site
+            if module not in run.gated:
+                run.open(envoy._gates())
+                module = envoy._module
+            run.go(module, "output")
+            site = run.site
+            if site is None:
+                raise explain.missed(self, run, driver, envoy, "output", line, stood)
+            if driver.step is not None and run.passes > driver.step + 1:
+                raise explain.passed_in_step(self, run, driver, envoy, "output", line)
+            driver.last = (envoy, "output", line)
+        site.line = line
+        shown = site.shown
+        if driver in shown:
+            return shown[driver]
+        view = shown[driver] = envoy._show("output", site.view(driver))
+        return view
+
     def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
         """The value at a module, for the participant that asks."""
         site, participant = self._reach(envoy, what, frame)
@@ -461,11 +492,13 @@ class Tracer:
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""
         self.saved.append((value, record))
-        for outer in context.running():
-            if outer.root is None:  # a session: it may have to send the value back
-                outer.note_saved(value, record)
+        if context.is_nested():
+            for outer in context.running():
+                if outer.root is None:  # a session: it may have to send the value back
+                    outer.note_saved(value, record)
         if record is not None:
-            participant = self.participant()
+            run = self.run
+            participant = self.driver if run is None or run.serve is None else self.participant()
             record.origin = participant.last
             record.tokens = participant.tokens
             if participant.rows is not None and not participant.rows.is_whole:
