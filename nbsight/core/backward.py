@@ -124,7 +124,8 @@ class Backward:
             if error is None:
                 self._notice_changes()
                 self._pass_on()
-                self._leave_gradients()
+                with _torchs_own():
+                    self._leave_gradients()
         finally:
             for given in self._given.values():
                 if given.handle is not None:
@@ -148,8 +149,9 @@ class Backward:
         else:
             raise GraphError(self._without_graph(tensor))
         if found is None:
-            if is_parameter:
-                return tensor.grad  # torch's rule for weights: optimizers rely on None
+            if is_parameter:  # torch's rule for weights: optimizers rely on None
+                with _torchs_own():
+                    return tensor.grad
             raise GraphError(self._independent(tensor))
         if given is None:
             # One tensor may stand for several gradients (of x and y in x + y), and what the user
@@ -164,7 +166,8 @@ class Backward:
     def write(self, tensor: torch.Tensor, value: Any) -> None:
         """Let the backward pass go on with `value` above this tensor."""
         if isinstance(tensor, torch.nn.Parameter) and value is None:
-            tensor.grad = None  # `zero_grad()`
+            with _torchs_own():
+                tensor.grad = None  # `zero_grad()`
             return
         current = self.read(tensor)
         if value is current and current is not None:  # `h.grad *= 2`, which has already landed
@@ -176,7 +179,8 @@ class Backward:
                 f"set to {describe(value)}. To stop it, write `x.grad = torch.zeros_like(x)`."
             )
         if current is None:  # a weight that the loss does not depend on
-            tensor.grad = value
+            with _torchs_own():
+                tensor.grad = value
             return
         given = self._given[id(tensor)]
         given.gradient = value.to(tensor.device, tensor.dtype)
@@ -214,7 +218,8 @@ class Backward:
     def _aim_at(self, tensor: torch.Tensor) -> None:
         self._targets[id(tensor)] = tensor
         if tensor.retains_grad:
-            self._retained.append((tensor, tensor.grad))
+            with _torchs_own():
+                self._retained.append((tensor, tensor.grad))
 
     def _gradient(self, tensor: torch.Tensor) -> torch.Tensor | None:
         if id(tensor) in self._computed:
@@ -249,9 +254,7 @@ class Backward:
         shared = _shares_graph()
         keep = self._retain_graph or shared
         if leaves is None or leaves:
-            torch.autograd.backward(
-                self._loss, self._weights, keep, self._create_graph, inputs=leaves
-            )
+            torch.autograd.backward(self._loss, self._weights, keep, self._create_graph, inputs=leaves)
             freed = leaves is None and not keep
         else:
             freed = False
@@ -272,22 +275,23 @@ class Backward:
             return list(self._inputs), False
         if self._tracer is None:
             return None, False
-        root, run = self._tracer.root, self._tracer.run
+        root = self._tracer.root
         quiet = not any(tensor._backward_hooks for tensor in self._targets.values())
-        trains = root._is_training()
-        own = set()
-        for module in root._module.modules():
-            if module._backward_hooks or module._backward_pre_hooks:
+        trains, own = False, set()
+        for parts in map(vars, root._all):
+            if parts["_backward_hooks"] or parts["_backward_pre_hooks"]:
                 quiet = False
-            for weight in module._parameters.values():
+            if parts["training"]:
+                trains = True
+            for weight in parts["_parameters"].values():
                 if weight is not None:
-                    own.add(id(weight))
-                    # With frozen weights beside it, one that is not frozen is being trained.
-                    trains = trains or not weight.requires_grad
+                    own.add(weight)
+                    if not weight.requires_grad:
+                        # With frozen weights beside it, one that is not frozen is being trained.
+                        trains = True
         if trains:
             return None, quiet
-        found = [leaf for leaf in _leaves_of(self._loss) if id(leaf) not in own]
-        return found, quiet
+        return [leaf for leaf in _leaves_of(self._loss) if leaf not in own], quiet
 
     def _leave_gradients(self) -> None:
         """What the block saw as a tensor's `.grad` is so afterwards."""
@@ -355,6 +359,10 @@ class _Mode(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+#: Within it no other block sees `.grad`.
+_torchs_own = torch._C.DisableTorchFunction
+
+
 def _remove(mode: Any) -> None:
     """Take a mode off the stack, wherever it stands (blocks in generators may end out of order)."""
     if mode not in _get_current_function_mode_stack():
@@ -375,18 +383,20 @@ def _leaves_of(loss: torch.Tensor) -> list[torch.Tensor]:
     """The leaves that a loss depends on."""
     if loss.grad_fn is None:
         return [loss]
-    leaves, seen, waiting = [], set(), [loss.grad_fn]
+    leaves, seen, waiting = [], {None}, [loss.grad_fn]
     while waiting:
-        node = waiting.pop()
-        for above, _ in node.next_functions:
-            if above is not None and above not in seen:
+        for above, _ in waiting.pop().next_functions:
+            if above not in seen:
                 seen.add(above)
-                leaf = getattr(above, "variable", None)
-                if leaf is None:
-                    waiting.append(above)
+                if type(above) is _LEAF:
+                    leaves.append(above.variable)
                 else:
-                    leaves.append(leaf)
+                    waiting.append(above)
     return leaves
+
+
+#: torch's node for a leaf.
+_LEAF = type(torch.ones((), requires_grad=True).view(()).grad_fn.next_functions[0][0])
 
 
 # -- torch.Tensor.backward -------------------------------------------------------------------------

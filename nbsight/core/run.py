@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -434,6 +435,7 @@ class Run:
             # What a run needs no more would keep inputs and blocks alive through it.
             self.serve = None
             self.call = _nothing
+            self.edits = [replace(edit, site=None) for edit in self.edits]
             self.callee = None
 
     @property

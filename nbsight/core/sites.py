@@ -168,7 +168,7 @@ class Site:
             view = self.views.get(participant)
             if participant not in parts and _differs(before, view):
                 parts[participant] = view
-        if _records(self.value):
+        if self._records_rows:
             # What an invoke holds must lie on the way to the loss, or it would have no gradient.
             parts = {**self.views, **parts}
         self.assigned = self.handed = None
@@ -183,7 +183,12 @@ class Site:
             return True
         if not self.views or all(p.rows is None or p.rows.is_whole for p in self.views):
             return False
-        return _records(self.value)
+        return self._records_rows
+
+    @property
+    def _records_rows(self) -> bool:
+        """Whether a backward pass may come by here (`requires_grad_()` on rows is enough)."""
+        return _records(self.value) or any(map(_records, self.views.values()))
 
 
 def _editable(tensor: torch.Tensor) -> torch.Tensor:
