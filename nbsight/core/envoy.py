@@ -292,6 +292,25 @@ class Envoy:
             return tensor.device
         return torch.device("cpu")
 
+    @property
+    def devices(self) -> set[torch.device]:
+        """The devices of the module's parameters and buffers."""
+        return {tensor.device for tensor in (*self._module.parameters(), *self._module.buffers())}
+
+    def to(self, *args: Any, **kwargs: Any) -> Envoy:
+        """Move the module, as `torch.nn.Module.to` does; returns this envoy."""
+        self._root._load()  # type: ignore[attr-defined]
+        self._module.to(*args, **kwargs)
+        return self
+
+    def cpu(self) -> Envoy:
+        """Move the module to the cpu; returns this envoy."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Envoy:
+        """Move the module to a gpu; returns this envoy."""
+        return self.to("cuda" if device is None else device)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._parent is None:
             return super().__reduce_ex__(protocol)
