@@ -10,7 +10,6 @@ import inspect
 import sys
 from typing import Any
 
-import torch
 from torch import nn
 
 from nbsight.core.batching import Rows
@@ -76,8 +75,8 @@ class DiffusionModel(NNsight):
             pipeline = _load(pipeline, automodel, load_kwargs)
         if not callable(pipeline) or not isinstance(getattr(pipeline, "components", None), dict):
             raise InputError(
-                f"DiffusionModel takes a name or a diffusers pipeline and got {type(pipeline).__name__}; for a "
-                "UNet alone write `nbsight.wrap(unet)`."
+                f"DiffusionModel takes a name or a diffusers pipeline and got {type(pipeline).__name__}; for "
+                "a UNet alone write `nbsight.wrap(unet)`."
             )
         module = _Pipeline(pipeline)
         module.train(False)
@@ -135,8 +134,8 @@ class DiffusionModel(NNsight):
         parameter = inspect.signature(type(self._module.pipeline).__call__).parameters.get("guidance_scale")
         if parameter is not None and options.get("guidance_scale", parameter.default) > 1:
             raise InputError(
-                "with classifier-free guidance the UNet works on twice the rows, and invokes cannot tell whose "
-                "they are. Give `guidance_scale=1`, or use a trace for each prompt."
+                "with classifier-free guidance the UNet works on twice the rows, and invokes cannot tell "
+                "whose they are. Give `guidance_scale=1`, or use a trace for each prompt."
             )
         lists = [args[0] if isinstance(args[0], list) else [args[0]] for args, _ in prepared]
         return [prompt for prompts in lists for prompt in prompts]

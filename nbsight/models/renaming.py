@@ -60,7 +60,8 @@ def read_aliases(rename: Rename | None, module: nn.Module) -> dict[str, str]:
             ]
             if not placed:
                 raise PathError(
-                    f"`rename` puts {alias!r} into modules called `{home}`, and {_shown(original)} is not in one."
+                    f"`rename` puts {alias!r} into modules called `{home}`, and {_shown(original)} is "
+                    "not in one."
                 )
             for parent, path in placed:
                 _add(aliases, parent, last, path, module)
