@@ -235,19 +235,27 @@ def _own_item(node: ast.With, frame: FrameType, openers: frozenset[str]) -> int:
     return len(node.items) - 1
 
 
+def _all_names(code: CodeType) -> set[str]:
+    names = {*code.co_names, *code.co_varnames, *code.co_cellvars, *code.co_freevars}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _all_names(constant)
+    return names
+
+
 class _Adapt(ast.NodeTransformer):
     """Make a body mean outside its function and class what it means inside."""
 
     def __init__(self, code: CodeType) -> None:
-        parts = getattr(code, "co_qualname", "").split(".")
-        owner = parts[-2] if len(parts) > 1 and parts[-2] != "<locals>" else ""
-        self.owner = owner.lstrip("_")
+        self.known = _all_names(code)
         self.in_function = bool(code.co_flags & 0x2)
 
     def _mangle(self, name: str) -> str:
-        if self.owner and name.startswith("__") and not name.endswith("__"):
-            return f"_{self.owner}{name}"
-        return name
+        if not name.startswith("__") or name.endswith("__"):
+            return name
+        # The frame's own code holds the body too, compiled inside its class: it knows the name.
+        mangled = [known for known in self.known if known.startswith("_") and known.endswith(name)]
+        return next((known for known in mangled if known != name), name)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         node.attr = self._mangle(node.attr)

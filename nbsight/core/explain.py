@@ -265,7 +265,7 @@ def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> st
     """What to say about a torch size error on a line of the block."""
     run = tracer.run
     participant = tracer.failed or tracer.participant()
-    site = run.site if run is not None else None
+    site = tracer.failed_at or (run.site if run is not None else None)
     if run is None or site is None or participant not in site.views:
         return None
     shown = site.shown.get(participant, site.views[participant])

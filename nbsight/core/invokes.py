@@ -126,7 +126,7 @@ def run_invokes(tracer: Tracer) -> None:
     try:
         crew.work(finish=tracer.must_finish)
     finally:
-        tracer.failed = crew.failed
+        tracer.failed, tracer.failed_at = crew.failed, crew.failed_at
         # What the bodies bound is the user's even when a later body failed.
         for invoker, worker in zip(tracer.invokes, crew.workers[edits:], strict=False):
             assert invoker.frame is not None

@@ -73,6 +73,7 @@ class Tracer:
         self.invokes: list[Invoker] = []
         #: The worker whose block failed, while that is being explained.
         self.failed: Any = None
+        self.failed_at: Any = None
         self._fills_cache = False
         self._has_result = False
         self.saved: list[tuple[Any, Saved | None]] = []
@@ -188,7 +189,7 @@ class Tracer:
             self.invokes = []
             if not in_job():  # a job's results are picked from what it saved
                 self.saved = []
-            self.failed = None
+            self.failed = self.failed_at = None
 
     def _complete(self) -> None:
         if self.run is None:

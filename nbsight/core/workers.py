@@ -171,6 +171,8 @@ class Crew:
         self.run = run
         self.workers: list[Worker] = []
         self.failed: Worker | None = None
+        #: Where the model stood when a body failed, for the message.
+        self.failed_at: Any = None
         run.serve = self.serve
 
     def add(self, worker: Worker) -> None:
@@ -207,7 +209,7 @@ class Crew:
                     moved = True
                     if worker.error is not None:
                         error, worker.error = worker.error, None
-                        self.failed = worker
+                        self.failed, self.failed_at = worker, self.run.site
                         try:
                             raise error
                         finally:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from nbsight.core import capture
 from nbsight.notebook.completion import envoy_matcher
+from nbsight.notebook.timed import timed_cell_finder
 
 __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
@@ -20,7 +22,9 @@ def load_ipython_extension(ip: Any) -> None:
     ip.Completer.custom_matchers.append(matcher)
     # By name: a notebook that shows no lens never imports widgets.
     ip.display_formatter.mimebundle_formatter.for_type_by_name("nbsight.results.lens", "Lens", lens_bundle)
-    _added[id(ip)] = {"matcher": matcher}
+    finder = timed_cell_finder(ip)
+    capture.finders.append(finder)
+    _added[id(ip)] = {"matcher": matcher, "finder": finder}
 
 
 def unload_ipython_extension(ip: Any) -> None:
@@ -28,6 +32,7 @@ def unload_ipython_extension(ip: Any) -> None:
     added = _added.pop(id(ip), None)
     if added is None:
         return
+    capture.finders.remove(added["finder"])
     if added["matcher"] in ip.Completer.custom_matchers:
         ip.Completer.custom_matchers.remove(added["matcher"])
     formatter = ip.display_formatter.mimebundle_formatter

@@ -296,12 +296,10 @@ class _Underscored(Private):
         return value, self.__factor
 
 
-@pytest.mark.xfail(sys.version_info < (3, 11), strict=True, reason="B50: code has no qualified name")
 def test_private_names_of_a_class_mean_what_they_mean_there():
     assert Private().direct() == 3
     assert _Underscored().direct() == (5, 5)
 
 
-@pytest.mark.xfail(strict=True, reason="B50: the class is looked for one step up only")
 def test_private_names_are_found_from_a_function_inside_a_method():
     assert Private().nested() == 3

@@ -294,18 +294,7 @@ def names():
     }
 
 
-KNOWN = {"a patch of another length in an invoke": "B27: a body's shape error is torch's own"}
-
-
-@pytest.mark.parametrize(
-    "mistake",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN[name]))
-        if name in KNOWN
-        else name
-        for name in MISTAKES
-    ],
-)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_screen(mistake):
     source, kind, line, said = MISTAKES[mistake]
     with pytest.raises(kind) as caught:
