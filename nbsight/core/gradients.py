@@ -21,9 +21,12 @@ from nbsight.core.batching import map_tensors
 from nbsight.core.torch_state import is_grad_enabled
 
 if TYPE_CHECKING:
-    from nbsight.core.run import Reached
+    from nbsight.core.sites import Line
 
-__all__ = ["Handed", "release", "speaks_of_gradients"]
+__all__ = ["Handed", "Place", "leaves_of", "name_of", "release", "speaks_of_gradients"]
+
+#: Where a value was handed out, and the line that asked: (envoy, what, line).
+Place = tuple[Any, str, "Line | None"]
 
 _WORDS = frozenset({"backward", "grad", "autograd", "requires_grad_", "enable_grad", "retain_grad"})
 
@@ -59,6 +62,12 @@ def _mentions(code: CodeType) -> bool:
     return answer
 
 
+def name_of(place: Place) -> str:
+    """A place as the user writes it."""
+    envoy, what, _ = place
+    return f"{envoy._path}.{what}".lstrip(".")
+
+
 class Handed:
     """The tensors that a trace has handed out, and where; lives as long as the trace.
 
@@ -71,27 +80,27 @@ class Handed:
     __slots__ = ("_places", "_values", "enabled", "released", "spent")
 
     def __init__(self) -> None:
-        self._values: list[tuple[Any, Reached]] = []
-        self._places: dict[int, tuple[torch.Tensor, Reached]] = {}
+        self._values: list[tuple[Any, Place]] = []
+        self._places: dict[int, tuple[torch.Tensor, Place]] = {}
         self.enabled = is_grad_enabled()
         self.spent: list[torch.Tensor] = []
         self.released = False
 
-    def note(self, value: Any, reached: Reached) -> None:
+    def note(self, value: Any, place: Place) -> None:
         """Remember that `value` was read or written at a place."""
-        self._values.append((value, reached))
+        self._values.append((value, place))
 
-    def places(self) -> dict[int, tuple[torch.Tensor, Reached]]:
+    def places(self) -> dict[int, tuple[torch.Tensor, Place]]:
         """By id: each tensor that was handed out and the place where that happened first."""
         values, self._values = self._values, []
-        for value, reached in values:
-            self._add(value, reached)
+        for value, place in values:
+            self._add(value, place)
         return self._places
 
-    def _add(self, value: Any, reached: Reached) -> None:
+    def _add(self, value: Any, place: Place) -> None:
         def add(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.is_floating_point() or tensor.is_complex():
-                self._places.setdefault(id(tensor), (tensor, reached))
+                self._places.setdefault(id(tensor), (tensor, place))
             return tensor
 
         map_tensors(value, add)
@@ -137,3 +146,23 @@ def release(loss: torch.Tensor) -> None:
     except Exception:
         # Parts of it may be freed or changed in place already: then there is nothing to do here.
         pass
+
+
+def leaves_of(loss: torch.Tensor) -> list[torch.Tensor]:
+    """The leaves that a loss depends on."""
+    if loss.grad_fn is None:
+        return [loss]
+    leaves, seen, waiting = [], {None}, [loss.grad_fn]
+    while waiting:
+        for above, _ in waiting.pop().next_functions:
+            if above not in seen:
+                seen.add(above)
+                if type(above) is _LEAF:
+                    leaves.append(above.variable)
+                else:
+                    waiting.append(above)
+    return leaves
+
+
+#: torch's node for a leaf.
+_LEAF = type(torch.ones((), requires_grad=True).view(()).grad_fn.next_functions[0][0])

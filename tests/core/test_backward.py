@@ -294,7 +294,7 @@ def test_a_gradient_that_is_out_of_date_cannot_be_changed():
                 old = hidden[0].grad
                 hidden[2].grad = torch.zeros_like(hidden[2])
                 old[:] = 1
-                hidden[1].grad  # noqa: B018
+                hidden[1].grad
 
 
 @pytest.mark.parametrize("value", [None, 0, torch.zeros(2)])
@@ -332,12 +332,12 @@ def test_a_second_pass_without_a_retained_graph_names_the_option(form):
             hidden = model.h[1].output
             loss = loss_of(model.output)
             with loss.backward():
-                hidden.grad  # noqa: B018
+                hidden.grad
             if form == "plain":
                 loss.backward()
             else:
                 with loss.backward():
-                    hidden.grad  # noqa: B018
+                    hidden.grad
 
 
 def test_a_block_within_a_block_has_gradients_of_its_own():
@@ -376,7 +376,7 @@ def test_weights_get_no_gradients_from_a_block():
     with model.trace(X):
         hidden = model.h[1].output
         with loss_of(model.output).backward():
-            hidden.grad  # noqa: B018
+            hidden.grad
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
@@ -646,7 +646,7 @@ def test_a_tensor_that_the_loss_does_not_depend_on_is_named_with_both_lines():
             copy = model.h[1].output.clone()
             late = model.h[2].output
             with copy.sum().backward():
-                late.grad  # noqa: B018
+                late.grad
     text = str(caught.value)
     assert "`h.2.output`" in text
     assert "late = model.h[2].output" in text
@@ -659,7 +659,7 @@ def test_a_value_without_a_graph_is_named():
         with model.trace(X):
             into = model.h[0].input
             with loss_of(model.output).backward():
-                into.grad  # noqa: B018
+                into.grad
 
 
 def test_a_trace_without_gradients_names_the_switch():
@@ -718,9 +718,9 @@ def test_errors_in_an_invoke_reach_the_user():
                     loss = model.output.pow(2).sum()
                     torch.autograd.backward(loss)
                     with loss.backward():
-                        hidden.grad  # noqa: B018
+                        hidden.grad
                 with tracer.invoke(Y):
-                    model.output  # noqa: B018
+                    model.output
 
 
 # -- threads, generators, leaving ------------------------------------------------------------------
@@ -751,7 +751,7 @@ def test_other_threads_have_torchs_own_backward():
         with loss_of(model.output).backward():
             entered.set()
             done.wait()
-            hidden.grad  # noqa: B018
+            hidden.grad
     thread.join()
     assert seen["no block"]
     assert torch.equal(seen["grad"], torch.ones(2))
@@ -870,11 +870,11 @@ def test_a_block_frees_what_the_graph_holds_although_tensors_live_on():
         model.h[1].output = squared
         loss = loss_of(model.output)
         with loss.backward():
-            hidden.grad  # noqa: B018
+            hidden.grad
     node = squared.grad_fn
     assert loss.requires_grad
     with pytest.raises(RuntimeError, match="freed"):
-        node._saved_self  # noqa: B018
+        node._saved_self
 
 
 def test_a_retained_graph_is_kept():
@@ -883,7 +883,7 @@ def test_a_retained_graph_is_kept():
         squared = model.h[1].output.pow(2)
         model.h[1].output = squared
         with loss_of(model.output).backward(retain_graph=True):
-            squared.grad  # noqa: B018
+            squared.grad
     assert squared.grad_fn._saved_self is not None
 
 
