@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import pickle
+import re
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -941,3 +943,16 @@ def test_gradients_can_be_pickled():
         with loss_of(model.output).backward():
             gradient = hidden.grad
     assert same(pickle.loads(pickle.dumps(gradient)), gradient)
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_page_run():
+    text = (Path(__file__).parents[2] / "docs" / "gradients.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) > 5
+    with torch.random.fork_rng(devices=[]):
+        names: dict = {"__name__": "__main__"}
+        for example in examples:
+            run_cell(example, names)
