@@ -39,10 +39,12 @@ _FUTURE = 0
 for _name in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _name).compiler_flag
 
-_CALL, _PUT, _BODY = "__nbsight_call__", "__nbsight_put__", "__nbsight_body__"
+_CALL, _PUT, _CLEAN = "__nbsight_call__", "__nbsight_put__", "__nbsight_clean__"
+_BODY = "__nbsight_body__"
 
 #: These look at the frame that calls them, so the call has to stay where it is.
 _FRAME_READERS = frozenset({"dir", "eval", "exec", "globals", "locals", "vars"})
+_NAME_LISTS = frozenset({"dir", "locals", "vars"})
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Listing:
     ) -> FunctionType:
         """A function like `function` whose operations go through `call` and `put`."""
         cells = dict(zip(self.original.co_freevars, function.__closure__ or (), strict=True))
-        cells[_CALL], cells[_PUT] = CellType(call), CellType(put)
+        cells[_CALL], cells[_PUT], cells[_CLEAN] = CellType(call), CellType(put), CellType(_clean)
         closure = tuple(cells[name] for name in self.code.co_freevars)
         new = FunctionType(self.code, function.__globals__, function.__name__, function.__defaults__, closure)
         new.__kwdefaults__ = function.__kwdefaults__
@@ -91,6 +93,15 @@ class Listing:
         new.__module__ = function.__module__
         new.__dict__.update(function.__dict__)
         return new
+
+
+def _clean(names: Any) -> Any:
+    """What `locals()` and the like say of the function, without what we put into it."""
+    if isinstance(names, dict) and _CLEAN in names:
+        return {name: names[name] for name in names if name not in (_CALL, _PUT, _CLEAN)}
+    if isinstance(names, list):
+        return [name for name in names if name not in (_CALL, _PUT, _CLEAN)]
+    return names
 
 
 # By identity: equal code objects can stand in different cells.
@@ -181,7 +192,7 @@ def _compile(node: ast.FunctionDef | ast.AsyncFunctionDef, function: FunctionTyp
         # For private names and `super()`. Its own name must hide no global of the function's, and
         # leading underscores do not count in private names.
         inner = [ast.ClassDef("_" * 9 + owner, [], [], inner, [], **extra)]
-    free = [_CALL, _PUT, *original.co_freevars]
+    free = [_CALL, _PUT, _CLEAN, *original.co_freevars]
     bind = [ast.Assign([ast.Name(name, ast.Store())], ast.Constant(None)) for name in free]
     outer = ast.parse("def factory(): pass")
     outer.body[0].body = [*bind, *inner]  # type: ignore[attr-defined]
@@ -250,7 +261,10 @@ class _Rewriter(ast.NodeTransformer):
         line = callee.end_lineno if isinstance(callee, ast.Attribute) else node.lineno
         number = self._number(name, line or node.lineno, written)
         if isinstance(callee, ast.Name) and callee.id in _FRAME_READERS:
-            new = ast.Call(ast.Name(_PUT, ast.Load()), [number, node], [])
+            value: ast.expr = node
+            if callee.id in _NAME_LISTS:
+                value = ast.copy_location(ast.Call(ast.Name(_CLEAN, ast.Load()), [node], []), node)
+            new = ast.Call(ast.Name(_PUT, ast.Load()), [number, value], [])
         else:
             door = ast.Name(_CALL, ast.Load())
             new = ast.Call(door, [number, node.func, *node.args], node.keywords)
