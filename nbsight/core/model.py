@@ -139,6 +139,10 @@ class Model(Envoy):
             return args, {**kwargs, **options}, [Rows(0, 1, 1)]
         return _concatenate(prepared, options)
 
+    def _stepping(self, method: str) -> nn.Module:
+        """The module whose calls are the steps of a run of this method."""
+        return self._module
+
     def _other_names(self) -> dict[str, str]:
         """Other names of modules: alias path to path."""
         return {}
@@ -275,6 +279,7 @@ class _Part:
     _prepare = Model._prepare
     _join = Model._join
     _has_input = Model._has_input
+    _stepping = Model._stepping
 
     def __init__(self, envoy: Envoy) -> None:
         self._envoy = envoy

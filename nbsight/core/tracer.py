@@ -226,7 +226,7 @@ class Tracer:
         method = module if self.method == "forward" else getattr(module, self.method)
         run = Run(
             fake_call(module, args, kwargs) if self.scan else lambda: method(*args, **kwargs),
-            module,
+            root._stepping(self.method),
             grad=bool(self.grad),
             name=root._path_of,
             spares=root._spares,
@@ -235,7 +235,7 @@ class Tracer:
         run.model = root
         if self.method == "forward" and not self._fills_cache:
             run.repeat = (args, kwargs)
-        run.open([module])
+        run.open([module, run.root])
         return run, rows
 
     def run_through(self) -> Any:

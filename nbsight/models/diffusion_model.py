@@ -6,10 +6,12 @@ name needs the library.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from typing import Any
 
+import torch
 from torch import nn
 
 from nbsight.core.batching import Rows
@@ -21,6 +23,9 @@ from nbsight.models.wrapped import NNsight
 __all__ = ["DiffusionModel"]
 
 INPUTS = ("prompt", "prompt_embeds", "image", "batch_size", "class_labels")
+
+DENOISERS = ("unet", "transformer", "prior", "decoder")
+"""What pipelines call the model that is run once a step."""
 
 
 class _Pipeline(nn.Module):
@@ -36,6 +41,8 @@ class _Pipeline(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.pipeline(*args, **kwargs)
 
+    generate = forward
+
 
 class DiffusionModel(NNsight):
     """A diffusion pipeline whose models can be read and changed while it draws.
@@ -46,8 +53,9 @@ class DiffusionModel(NNsight):
                 noise = model.unet.output[0]
             image = tracer.result.images[0]
 
-    A trace does one step of denoising unless told otherwise. Steps are counted by the calls of the model that
-    is read. With classifier-free guidance, the UNet works on twice the rows (first those without the prompt).
+    A trace does one step of denoising unless told otherwise; the steps of `generate` are the calls of the
+    UNet (or transformer). With classifier-free guidance, the UNet works on twice the rows (first those
+    without the prompt).
 
     Args:
         name_or_pipeline: A hub id or folder (needs diffusers), or a loaded pipeline.
@@ -93,10 +101,15 @@ class DiffusionModel(NNsight):
         Without `num_inference_steps` it takes as many steps as the pipeline does by itself. Without a `with`
         statement it runs at once and returns what the pipeline returns.
         """
-        tracer = Tracer(self, "forward", args, {"num_inference_steps": None, **kwargs})
+        tracer = Tracer(self, "generate", args, kwargs)
         return tracer if enters_a_block(sys._getframe(1)) else tracer.run_through()
 
     # -- what the core asks --------------------------------------------------------------------
+
+    def _stepping(self, method: str) -> nn.Module:
+        parts = self._module._modules
+        found = next((parts[name] for name in DENOISERS if name in parts), None)
+        return self._module if found is None or method == "forward" else found
 
     def _has_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return bool(args) or any(kwargs.get(name) is not None for name in INPUTS)
@@ -112,9 +125,9 @@ class DiffusionModel(NNsight):
         args, kwargs = prepared[0]
         if len(prepared) > 1:
             args = (self._prompts(prepared, options),)
-        call: dict[str, Any] = {"num_inference_steps": 1, **kwargs, **options}
-        if call["num_inference_steps"] is None:
-            del call["num_inference_steps"]
+        call: dict[str, Any] = {**kwargs, **options}
+        if method == "forward":
+            call.setdefault("num_inference_steps", 1)
         seed = call.pop("seed", None)
         if seed is not None:
             call["generator"] = torch.Generator().manual_seed(seed)
@@ -144,7 +157,8 @@ class DiffusionModel(NNsight):
 def _load(name: str, automodel: Any, kwargs: dict[str, Any]) -> Any:
     if automodel is None:
         try:
-            from diffusers import DiffusionPipeline as automodel  # an optional dependency
+            # An optional dependency, so nothing here may need it at import.
+            automodel = importlib.import_module("diffusers").DiffusionPipeline
         except ImportError as error:
             raise ModelLoadError(
                 f"to load the pipeline {name!r} by name, the diffusers library is needed ({error}): "

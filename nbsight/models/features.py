@@ -103,7 +103,7 @@ def join_features(prepared: Sequence[Features], device: torch.device) -> dict[st
                 f"the invokes of this trace have `{name}` of different shapes, or not all have it, so they "
                 "cannot share one forward. Use a trace for each."
             )
-        joined[name] = (values[0] if len(values) == 1 else torch.cat(values)).to(device)  # type: ignore[arg-type, union-attr]
+        joined[name] = (values[0] if len(values) == 1 else torch.cat(values)).to(device)  # type: ignore[union-attr]
     for features in prepared:
         for name, value in features.options.items():
             if joined.setdefault(name, value) is not value and joined[name] != value:
@@ -113,7 +113,8 @@ def join_features(prepared: Sequence[Features], device: torch.device) -> dict[st
 
 def join_rows(prepared: Sequence[Features]) -> list[Rows]:
     """Each input's rows of the batch, where there is no text."""
-    total, rows = sum(features.size for features in prepared), []
+    total = sum(features.size for features in prepared)
+    rows: list[Rows] = []
     for features in prepared:
         start = rows[-1].start + rows[-1].size if rows else 0
         rows.append(Rows(start, features.size, total))

@@ -108,9 +108,7 @@ class Loader:
             kwargs["config"] = self.given_config
         small = self.source.is_local and _bytes_in(Path(self.source.path)) < SMALL
         with self._explained("weights"), quiet_progress() if small else nullcontext():
-            return self.kind.from_pretrained(
-                self.source.path, **with_dtype(kwargs, self.dtype)
-            )
+            return self.kind.from_pretrained(self.source.path, **with_dtype(kwargs, self.dtype))
 
     def tokenizer(self, name: str | None = None, **kwargs: Any) -> tuple[Any, str | None]:
         """The tokenizer, or None and the reason why there is none.

@@ -21,7 +21,7 @@ class AliasedEnvoy(Envoy):
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name not in self._module._modules:
-            path = self._root._aliases.get(f"{self._path}.{name}" if self._path else name)  # type: ignore[attr-defined]
+            path = self._root._aliases.get(f"{self._path}.{name}" if self._path else name)
             if path is not None:
                 return self._root._at(path)
         return super().__getattr__(name)

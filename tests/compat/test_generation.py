@@ -1,7 +1,7 @@
 """Programs in nnsight's style: generation step by step, and caches."""
 
 # These programs are written as nnsight's users write them.
-# ruff: noqa: B007, B905, RUF059
+# ruff: noqa: B007, B905
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Programs in nnsight's style: the ways to run a model, sessions, scans, skipping and stopping."""
 
 # These programs are written as nnsight's users write them.
-# ruff: noqa: B007, B905, RUF059
+# ruff: noqa: B905, RUF059
 
 from __future__ import annotations
 

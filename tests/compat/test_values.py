@@ -1,7 +1,6 @@
 """Programs in nnsight's style: reading, writing, order and saving."""
 
 # These programs are written as nnsight's users write them.
-# ruff: noqa: B007, B905, RUF059
 
 from __future__ import annotations
 
