@@ -31,7 +31,8 @@ from typing import Any
 import torch
 from greenlet import getcurrent
 
-from nbsight.core.backward_block import Backward, handed_by, no_graph, plain, shares_graph
+from nbsight.core.backward_block import Backward, handed_by, no_graph
+from nbsight.core.backward_modes import guard, plain, shares_graph
 from nbsight.core.context import running
 from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
@@ -90,7 +91,8 @@ def _backward(
         # The other invokes have yet to run through the graph of this batch.
         handed.spent.append(loss)
         retain_graph = True
-    return _torchs(loss, gradient, retain_graph, create_graph, inputs)
+    _torchs(loss, gradient, retain_graph, create_graph, inputs)
+    guard(handed, line)
 
 
 def backward(

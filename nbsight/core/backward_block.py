@@ -11,23 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from greenlet import getcurrent
-from torch.overrides import (
-    TorchFunctionMode,
-    _get_current_function_mode_stack,
-    _pop_mode,
-    _push_mode,
-)
+from torch.overrides import _push_mode
 
+from nbsight.core.backward_modes import GradMode, plain, remove, shares_graph, torchs_own
 from nbsight.core.context import running
 from nbsight.core.gradients import Handed, Place, leaves_of, name_of, release
-from nbsight.core.greenlets import Carrier
 from nbsight.core.sites import Line, describe, show_line
 from nbsight.errors import EditError, GraphError
 
-__all__ = ["Backward", "handed_by", "no_graph", "plain", "shares_graph"]
-
-_GRAD = torch.Tensor.grad
+__all__ = ["Backward", "handed_by", "no_graph"]
 
 
 class _Given:
@@ -79,7 +71,7 @@ class Backward:
         self._inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
         self._tracer = tracer
         self._line = line
-        self._mode: _Mode | None = None
+        self._mode: GradMode | None = None
         self._targets: dict[int, torch.Tensor] = {}
         self._computed: dict[int, torch.Tensor | None] = {}
         self._given: dict[int, _Given] = {}
@@ -90,17 +82,17 @@ class Backward:
         for tensor, _ in self._places().values():
             if tensor.requires_grad:
                 self._aim_at(tensor)
-        self._mode = _Mode(self)
+        self._mode = GradMode(self)
         _push_mode(self._mode)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        _remove(self._mode)
+        remove(self._mode)
         try:
             if error is None:
                 self._notice_changes()
                 self._pass_on()
-                with _torchs_own():
+                with torchs_own():
                     self._leave_gradients()
         finally:
             for given in self._given.values():
@@ -126,7 +118,7 @@ class Backward:
             raise GraphError(self._without_graph(tensor))
         if found is None:
             if is_parameter:  # torch's rule for weights: optimizers rely on None
-                with _torchs_own():
+                with torchs_own():
                     return tensor.grad
             raise GraphError(self._independent(tensor))
         if given is None:
@@ -142,7 +134,7 @@ class Backward:
     def write(self, tensor: torch.Tensor, value: Any) -> None:
         """Let the backward pass go on with `value` above this tensor."""
         if isinstance(tensor, torch.nn.Parameter) and value is None:
-            with _torchs_own():
+            with torchs_own():
                 tensor.grad = None  # `zero_grad()`
             return
         current = self.read(tensor)
@@ -155,7 +147,7 @@ class Backward:
                 f"set to {describe(value)}. To stop it, write `x.grad = torch.zeros_like(x)`."
             )
         if current is None:  # a weight that the loss does not depend on
-            with _torchs_own():
+            with torchs_own():
                 tensor.grad = value
             return
         given = self._given[id(tensor)]
@@ -194,7 +186,7 @@ class Backward:
     def _aim_at(self, tensor: torch.Tensor) -> None:
         self._targets[id(tensor)] = tensor
         if tensor.retains_grad:
-            with _torchs_own():
+            with torchs_own():
                 self._retained.append((tensor, tensor.grad))
 
     def _gradient(self, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -316,53 +308,8 @@ class Backward:
         )
 
 
-class _Mode(TorchFunctionMode):
-    """Sees `.grad` on this thread while the block is open."""
-
-    def __init__(self, block: Backward) -> None:
-        super().__init__()
-        self._block = block
-        self._home = getcurrent()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(func, "__self__", None) is _GRAD and getcurrent() is self._home:
-            if func.__name__ == "__get__":
-                return self._block.read(plain(args[0]))
-            if func.__name__ == "__set__":
-                return self._block.write(plain(args[0]), args[1])
-        return func(*args, **(kwargs or {}))
-
-
-#: Within it no other block sees `.grad`.
-_torchs_own = torch._C.DisableTorchFunction
-
-
-def _remove(mode: Any) -> None:
-    """Take a mode off the stack, wherever it stands (blocks in generators may end out of order)."""
-    if mode not in _get_current_function_mode_stack():
-        return
-    above = []
-    while (top := _pop_mode()) is not mode:
-        above.append(top)
-    for other in reversed(above):
-        _push_mode(other)
-
-
-def plain(value: Any) -> Any:
-    """The tensor that the model uses, for what stands for one (see `models/outputs.py`)."""
-    return value if type(value) is torch.Tensor else getattr(value, "_plain", value)
-
-
 def handed_by(tracer: Any) -> Handed | None:
     return getattr(tracer, "handed", None)
-
-
-def shares_graph() -> bool:
-    """Whether this is the body of an invoke, one of several that share one graph."""
-    current = getcurrent()
-    return type(current) is Carrier and current.worker is not None
 
 
 def no_graph(tracer: Any, line: Line) -> GraphError:

@@ -12,6 +12,7 @@ that the block asks for, and a message can name the place that a tensor was read
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,10 @@ class Handed:
         enabled: Whether gradients were enabled where the trace began.
         spent: Losses whose graph is to be released when the trace ends.
         released: Whether a backward pass has freed the graph already.
+        guard: Takes away what watches `.grad` after a plain `loss.backward()`.
     """
 
-    __slots__ = ("_places", "_values", "enabled", "released", "spent")
+    __slots__ = ("_places", "_values", "enabled", "guard", "released", "spent")
 
     def __init__(self) -> None:
         self._values: list[tuple[Any, Place]] = []
@@ -85,6 +87,7 @@ class Handed:
         self.enabled = is_grad_enabled()
         self.spent: list[torch.Tensor] = []
         self.released = False
+        self.guard: Callable[[], None] | None = None
 
     def note(self, value: Any, place: Place) -> None:
         """Remember that `value` was read or written at a place."""
@@ -113,6 +116,8 @@ class Handed:
 
     def close(self) -> None:
         """The trace is over: let a later `loss.backward()` fill `.grad`, or free the graph."""
+        if self.guard is not None:
+            self.guard()
         if self.spent:
             for loss in self.spent:
                 release(loss)

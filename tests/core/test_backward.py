@@ -490,6 +490,29 @@ def test_a_backward_after_a_retained_block_works():
     assert same(hidden.grad, 2 * first)  # torch adds up
 
 
+@pytest.mark.parametrize("form", ["trace", "invoke"])
+def test_after_a_plain_backward_no_gradient_is_silently_none(form):
+    model = wrap(build(Chain))
+    with pytest.raises(GraphError) as caught:
+        if form == "invoke":
+            with model.trace() as tracer:
+                with tracer.invoke(X):
+                    early = model.h[1].output
+                    late = model.h[2].output
+                    early.sum().backward()
+                    late.grad
+                with tracer.invoke(Y):
+                    model.output
+        with model.trace(X):
+            early = model.h[1].output
+            late = model.h[2].output
+            early.sum().backward()
+            late.grad
+    assert "late = model.h[2].output" in str(caught.value)
+    assert "early.sum().backward()" in str(caught.value)
+    assert torch._C._len_torch_function_stack() == 0
+
+
 # -- invokes ---------------------------------------------------------------------------------------
 
 
