@@ -243,20 +243,36 @@ class Envoy:
         """Apply the module, inside a trace or outside; the running model does not notice."""
         return self._module(*args, **kwargs)
 
-    def modules(self, include: Callable[[Envoy], bool] | None = None) -> list[Envoy]:
-        """This envoy and all below it, in the order of `named_modules()`."""
-        return [envoy for _, envoy in self.named_modules(include)]
+    @property
+    def parent(self) -> Envoy | None:
+        """The envoy above; None at the root. (A submodule of that name is `E_parent`.)"""
+        return self._parent
 
-    def named_modules(self, include: Callable[[Envoy], bool] | None = None) -> list[tuple[str, Envoy]]:
-        """Pairs of path and envoy for this module and all below it, each module once.
+    @property
+    def root(self) -> Envoy:
+        """The model's own envoy. (A submodule of that name is `E_root`.)"""
+        return self._root
+
+    def modules(self, include_fn: Callable[[Envoy], bool] | None = None, names: bool = False) -> list[Any]:
+        """This envoy and all below it, in the order of torch's `named_modules()`, each module once.
 
         Args:
-            include: Keeps only the envoys for which it returns true.
+            include_fn: Keeps only the envoys for which it returns true.
+            names: Gives pairs of path and envoy.
+        """
+        pairs = self.named_modules(include_fn)
+        return pairs if names else [envoy for _, envoy in pairs]
+
+    def named_modules(self, include_fn: Callable[[Envoy], bool] | None = None) -> list[tuple[str, Envoy]]:
+        """Pairs of path and envoy for this module and all below it.
+
+        Args:
+            include_fn: Keeps only the envoys for which it returns true.
         """
         pairs = []
         for name, _ in self._module.named_modules():
             envoy = self._at(name)
-            if include is None or include(envoy):
+            if include_fn is None or include_fn(envoy):
                 pairs.append((envoy._path, envoy))
         return pairs
 

@@ -36,7 +36,7 @@ def test_named_modules_are_torchs_own_in_the_same_order():
         assert [path for path, _ in pairs] == [path for path, _ in net.named_modules()]
         assert [envoy._module for _, envoy in pairs] == [module for _, module in net.named_modules()]
         assert model.modules() == [envoy for _, envoy in pairs]
-        linear = model.modules(include=lambda envoy: isinstance(envoy._module, nn.Linear))
+        linear = model.modules(include_fn=lambda envoy: isinstance(envoy._module, nn.Linear))
         wanted = [module for module in net.modules() if isinstance(module, nn.Linear)]
         assert [envoy._module for envoy in linear] == wanted
 
