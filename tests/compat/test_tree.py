@@ -54,6 +54,23 @@ def test_modules_are_listed_with_a_filter(chain):
     assert paths == [path for path, _ in chain._module.named_modules()]
 
 
+def test_an_envoy_knows_its_place(chain):
+    lin = chain.h[1].lin
+    assert lin.parent is chain.h[1]
+    assert lin.root is chain
+    assert chain.parent is None
+    assert chain["h"] is chain.h
+    assert ("h.1.lin", lin) in chain.modules(names=True)
+    assert chain.modules(include_fn=lambda envoy: envoy.path.endswith("head")) == [chain.head]
+    assert lin.devices == {torch.device("cpu")}
+
+
+def test_a_path_leads_to_a_value_inside_a_trace(chain):
+    with chain.trace(X):
+        hidden = chain.get("h.2.lin.output").save()
+    assert torch.equal(hidden, hooked(chain._module, (X,))["h.2.lin.output"][0])
+
+
 def test_what_the_module_has_is_found_through_the_envoy(model):
     assert model.config is model._model.config
     assert model.generation_config is model._model.generation_config

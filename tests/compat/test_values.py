@@ -225,3 +225,42 @@ def test_saving_a_list_is_said_to_be_done_by_the_function():
     # Departure: nothing is put on `object`, so a list has no `save`.
     with pytest.raises(AttributeError):
         [1, 2].save()
+
+
+# -- prompts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["list", "ids", "row", "numpy", "nested", "encoding", "unpacked", "embeds"])
+def test_a_prompt_may_come_in_any_form(model, form):
+    ids = ids_of(model, PROMPT)
+    wanted = first(hooked(model._model, (ids,))["transformer.h.2.output"][0])
+    encoding = model.tokenizer(PROMPT, return_tensors="pt")
+    args, kwargs = {
+        "list": (([PROMPT],), {}),
+        "ids": ((ids,), {}),
+        "row": ((ids[0],), {}),
+        "numpy": ((ids.numpy(),), {}),
+        "nested": ((ids.tolist(),), {}),
+        "encoding": ((encoding,), {}),
+        "unpacked": ((), dict(encoding)),
+        "embeds": ((), {"inputs_embeds": model._model.transformer.wte(ids).detach()}),
+    }[form]
+    with model.trace(*args, **kwargs):
+        hidden = model.transformer.h[2].output[0].save()
+    assert torch.allclose(hidden, wanted, atol=1e-6)
+
+
+def test_chat_messages_are_put_into_the_template(model):
+    chat = [{"role": "user", "content": PROMPT}]
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with model.trace(chat, chat_template=template):
+        hidden = model.transformer.h[2].output[0].save()
+    wanted = first(hooked(model._model, (ids_of(model, PROMPT),))["transformer.h.2.output"][0])
+    assert torch.equal(hidden, wanted)
+
+
+def test_labels_make_a_loss(model):
+    ids = ids_of(model, PROMPT)
+    with model.trace(PROMPT, labels=ids):
+        loss = model.output.loss.save()
+    assert torch.allclose(loss, model._model(ids, labels=ids).loss)
