@@ -35,6 +35,15 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "nbsight-installed.json"
 TORCH = "2.13.0"
+# The oldest supported transformers, with the releases of its day that it needs.
+OLDEST = ("transformers==4.48.3", "huggingface_hub==0.36.0", "tokenizers==0.21.4")
+OLDEST_TESTS = (
+    "tests/tutorials/test_seed_code.py",
+    "tests/models",
+    "tests/analysis",
+    "tests/core/test_oracle.py",
+    "tests/core/test_invokes.py",
+)
 EXTRAS = ("lab", "e2e", "dev")  # each holds the one before it
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -177,9 +186,26 @@ def test(options: list[str]) -> int:
         return run(PYTHON, "-m", "pytest", *options)
     javascript = npm_run("test")
     python = run(PYTHON, "-m", "pytest")
+    oldest = test_oldest()
     if javascript:
         print("dev.py: the JavaScript tests failed; their report stands above that of pytest.")
-    return javascript or python
+    if python:
+        print("dev.py: pytest failed; its report stands above that for the oldest transformers.")
+    return javascript or python or oldest
+
+
+def test_oldest() -> int:
+    """What depends on transformers, once more with the oldest release that is supported."""
+    folder = VENV / "oldest-transformers"
+    marker = folder / "installed.json"
+    if not marker.exists() or json.loads(marker.read_text()) != list(OLDEST):
+        # Into a folder of its own, put in front of the environment's packages for this run only.
+        pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        need(*pip, "--no-deps", "--upgrade", "--target", folder, *OLDEST)
+        marker.write_text(json.dumps(OLDEST))
+    os.environ["PYTHONPATH"] = str(folder)
+    print(f"dev.py: now with {OLDEST[0]}", flush=True)
+    return run(PYTHON, "-m", "pytest", "-q", *OLDEST_TESTS)
 
 
 def check(options: list[str]) -> int:

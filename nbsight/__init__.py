@@ -17,10 +17,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbsight.analysis.lens import logit_lens
     from nbsight.core.envoy import Envoy
-    from nbsight.core.model import Model as NNsight
+    from nbsight.compat import CONFIG, NNsightDeprecationWarning, Object
+    from nbsight.core.backward import backward
     from nbsight.core.model import wrap
     from nbsight.core.saving import save
+    from nbsight.errors import (
+        NbsightError,
+        NbsightWarning,
+        OutOfOrderError,
+        SourceNotAvailable,
+        UnknownArchitectureError,
+    )
+    from nbsight.models.diffusion_model import DiffusionModel
     from nbsight.models.language_model import LanguageModel
+    from nbsight.models.transformers_model import TransformersModel
+    from nbsight.models.vision_language_model import VisionLanguageModel
+    from nbsight.models.wrapped import NNsight
     from nbsight.notebook.extension import load_ipython_extension, unload_ipython_extension
     from nbsight.results.lens import Lens
     from nbsight.widgets.lens import LensWidget
@@ -28,13 +40,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CONFIG",
+    "DiffusionModel",
     "Envoy",
     "LanguageModel",
     "Lens",
     "LensWidget",
     "NNsight",
+    "NNsightDeprecationWarning",
     "NbsightError",
     "NbsightWarning",
+    "Object",
+    "OutOfOrderError",
+    "SourceNotAvailable",
+    "TransformersModel",
+    "UnknownArchitectureError",
+    "VisionLanguageModel",
+    "backward",
     "load_ipython_extension",
     "logit_lens",
     "save",
@@ -45,13 +67,23 @@ __all__ = [
 # Where each public name lives. They are imported on first use, so that `import nbsight` costs
 # milliseconds and works where torch is not wanted (the notebook front end asks for the version).
 _HOMES = {
+    "CONFIG": "nbsight.compat:CONFIG",
+    "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "Envoy": "nbsight.core.envoy:Envoy",
     "LanguageModel": "nbsight.models.language_model:LanguageModel",
     "Lens": "nbsight.results.lens:Lens",
     "LensWidget": "nbsight.widgets.lens:LensWidget",
-    "NNsight": "nbsight.core.model:Model",
+    "NNsight": "nbsight.models.wrapped:NNsight",
+    "NNsightDeprecationWarning": "nbsight.compat:NNsightDeprecationWarning",
     "NbsightError": "nbsight.errors:NbsightError",
     "NbsightWarning": "nbsight.errors:NbsightWarning",
+    "Object": "nbsight.compat:Object",
+    "OutOfOrderError": "nbsight.errors:OutOfOrderError",
+    "SourceNotAvailable": "nbsight.errors:SourceNotAvailable",
+    "TransformersModel": "nbsight.models.transformers_model:TransformersModel",
+    "UnknownArchitectureError": "nbsight.errors:UnknownArchitectureError",
+    "VisionLanguageModel": "nbsight.models.vision_language_model:VisionLanguageModel",
+    "backward": "nbsight.core.backward:backward",
     "load_ipython_extension": "nbsight.notebook.extension:load_ipython_extension",
     "logit_lens": "nbsight.analysis.lens:logit_lens",
     "save": "nbsight.core.saving:save",

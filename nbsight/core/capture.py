@@ -94,7 +94,7 @@ def block_at(frame: FrameType, openers: frozenset[str] = frozenset()) -> Block |
         return None
     if entry is None or entry[0]() is not code:
         key = id(code)
-        entry = (weakref.ref(code, lambda _: _known.pop(key, None)), {})
+        entry = (weakref.ref(code, lambda _, known=_known: known.pop(key, None)), {})
         _known[key] = entry
     entry[1][place] = block
     return block

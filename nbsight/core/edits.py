@@ -100,6 +100,7 @@ def replay(tracer: Tracer, run: Run) -> Crew | None:
             names[targets[0]] = tracer.root if owner is not tracer.root._family else tracer
         worker = Worker(edit.block, names, None)
         worker.run = run
+        worker.step = tracer.driver.step
         crew.add(worker)
     return crew
 

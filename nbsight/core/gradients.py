@@ -59,7 +59,7 @@ def _mentions(code: CodeType) -> bool:
         _mentions(constant) for constant in code.co_consts if isinstance(constant, CodeType)
     )
     key = id(code)
-    _known[key] = (weakref.ref(code, lambda _: _known.pop(key, None)), answer)
+    _known[key] = (weakref.ref(code, lambda _, known=_known: known.pop(key, None)), answer)
     return answer
 
 

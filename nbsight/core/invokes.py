@@ -121,6 +121,7 @@ def run_invokes(tracer: Tracer) -> None:
         rows_seen = own if len(filled) > 1 or own is None else None
         worker = Worker(invoker.block, names, rows_seen, invoker.state)
         worker.run = run
+        worker.step = tracer.driver.step
         worker.tokens = partial(tracer.root._tokens_of, invoker.prepared) if own else None
         crew.add(worker)
     try:

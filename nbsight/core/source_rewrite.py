@@ -120,7 +120,7 @@ def listing_of(function: FunctionType) -> Listing:
         return entry[1]
     listing = _read(function)
     key = id(code)
-    _known[key] = (weakref.ref(code, lambda _: _known.pop(key, None)), listing)
+    _known[key] = (weakref.ref(code, lambda _, known=_known: known.pop(key, None)), listing)
     return listing
 
 

@@ -69,6 +69,8 @@ class Tracer:
         self.args = args
         self.kwargs = kwargs
         self.driver = Participant()
+        # Outside a loop over steps, a generation's places are those of its first pass.
+        self.driver.step = 0 if method == "generate" else None
         self.run: Run | None = None
         self.invokes: list[Invoker] = []
         #: The worker whose block failed, while that is being explained.
