@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -278,7 +280,7 @@ def test_prompts_with_images_share_a_forward(llava):
     assert torch.allclose(b, llava._module(**two).logits, atol=1e-5)
 
 
-def test_a_vision_language_model_generates_and_scans(llava):
+def test_a_vision_language_model_generates(llava):
     call = {"input_ids": seen(5, 7, 8), "pixel_values": IMAGE[:1]}
     with llava.generate(**call, max_new_tokens=3, min_new_tokens=3, do_sample=False) as tracer:
         steps = []
@@ -296,28 +298,116 @@ def test_a_vision_language_model_generates_and_scans(llava):
     assert torch.equal(ids, wanted)
 
 
-class Sees:
-    """A processor: words become ids, every image becomes its tensor."""
+@pytest.fixture
+def saved_llava(tmp_path):
+    """A folder as the hub has them: weights, a tokenizer of a few words, an image processor."""
+    words = {
+        word: place for place, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "what", "is", "this"])
+    }
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({**words, "<image>": IMAGE_TOKEN}, unk_token="<unk>")
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<unk>",
+        additional_special_tokens=["<image>"], padding_side="left",
+    )  # fmt: skip
+    kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    images = kind(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    processor = transformers.LlavaProcessor(
+        image_processor=images, tokenizer=tokenizer, patch_size=4, num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
+    )  # fmt: skip
+    models.llava().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return str(tmp_path), processor
 
-    def __call__(self, text, images, return_tensors):
-        ids = [5, *[IMAGE_TOKEN] * 4, *[ord(letter) % 80 + 3 for letter in text.replace("<image>", "")]]
+
+def test_a_prompt_and_images_go_through_the_processor(saved_llava):
+    folder, processor = saved_llava
+    llava = nnsight.VisionLanguageModel(folder)
+    picture = PIL.Image.fromarray((np.arange(8 * 8 * 3).reshape(8, 8, 3) % 255).astype(np.uint8))
+    prompt = "<image> what is this"
+    call = processor(text=prompt, images=[picture], return_tensors="pt")
+    with llava.scan("what is this"):
+        assert llava.model.language_model.layers[2].output[0].shape == (1, 3, 24)
+    assert not llava.dispatched
+    with llava.trace(prompt, images=[picture]):
+        hidden = llava.model.language_model.layers[2].output[0].save()
+    wanted = hooked(llava._module, (), dict(call))
+    assert torch.equal(hidden, first(wanted["model.language_model.layers.2.output"][0]))
+    with llava.trace("what is this"):
+        words = llava.lm_head.output.save()
+    assert torch.equal(words, llava._module(torch.tensor([[4, 5, 6]])).logits)
+
+
+def test_a_chat_with_an_image_goes_through_the_template(saved_llava):
+    folder, processor = saved_llava
+    processor.chat_template = (
+        "{% for m in messages %}{% for part in m['content'] %}"
+        "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}"
+        "{% endfor %}{% endfor %}"
+    )
+    llava = nnsight.VisionLanguageModel(folder, processor=processor)
+    picture = PIL.Image.new("RGB", (8, 8), (200, 30, 90))
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": picture}, {"type": "text", "text": "what is this"}],
+        }
+    ]
+    with llava.trace(chat):
+        logits = llava.output.logits.save()
+    call = processor(text="<image> what is this", images=[picture], return_tensors="pt")
+    assert torch.equal(logits, llava._module(**call).logits)
+
+
+def test_images_with_positions_in_three_dimensions_share_a_forward():
+    text = {
+        "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, **models.TINY,
+        "rope_scaling": {"type": "default", "mrope_section": [2, 2, 2]},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 24, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 2,
+    }  # fmt: skip
+    config = transformers.Qwen2VLConfig(
+        text_config=text, vision_config=vision, image_token_id=90, video_token_id=91,
+        vision_start_token_id=92, vision_end_token_id=93,
+    )  # fmt: skip
+    qwen = nnsight.VisionLanguageModel(
+        models.seeded(lambda: transformers.Qwen2VLForConditionalGeneration(config))
+    )
+
+    def call(seed, *ids):
+        whole = torch.tensor([[5, 92, 90, 93, *ids]])
         return {
-            "input_ids": torch.tensor([ids]),
-            "pixel_values": torch.stack(images),
-            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+            "input_ids": whole,
+            "mm_token_type_ids": (whole == 90).long(),
+            "pixel_values": noise(4, 3 * 2 * 4 * 4, seed=seed),
+            "image_grid_thw": torch.tensor([[1, 2, 2]]),
         }
 
-    tokenizer = None
+    one, two = call(0, 6, 7), call(1, 8, 9, 10, 11)
+    with qwen.trace() as tracer:
+        with tracer.invoke(**one):
+            a = qwen.lm_head.output.save()
+        with tracer.invoke(**two):
+            b = qwen.lm_head.output.save()
+    for value, given in ((a, one), (b, two)):
+        wanted = qwen._module(**given, attention_mask=torch.ones_like(given["input_ids"])).logits
+        assert torch.allclose(value, wanted, atol=1e-5)
 
 
-def test_a_prompt_and_images_go_through_the_processor():
-    processor = Sees()
-    llava = nnsight.VisionLanguageModel(models.llava(), processor=processor)
-    with llava.trace("<image>what?", images=[IMAGE[0]]):
-        hidden = llava.model.language_model.layers[2].output[0].save()
-    call = processor("<image>what?", [IMAGE[0]], "pt")
-    wanted = hooked(llava._module, (), call)
-    assert torch.equal(hidden, first(wanted["model.language_model.layers.2.output"][0]))
+@pytest.mark.xfail(
+    reason="LLaVA compares the number of image tokens with the images, and fake ids have no numbers",
+    strict=True,
+)
+def test_a_prompt_with_images_can_be_scanned(llava):
+    with llava.scan(input_ids=seen(5, 7, 8), pixel_values=IMAGE[:1]):
+        shape = llava.model.language_model.layers[2].output[0].shape
+    assert shape == (1, 7, 24)
 
 
 def test_images_without_a_processor_say_so(llava):
