@@ -223,6 +223,7 @@ class Operation:
         self._parent = source._owner
         self._root = source._envoy._root
         self._path = f"{source._path}.{named.name}"
+        self._nested: Source | None = None
 
     @property
     def _module(self) -> Operation:
@@ -293,13 +294,21 @@ class Operation:
                     f"it calls the submodule `{place}`, which can be reached by itself: write "
                     f"`{place}.source` or `{place}.output`."
                 )
-            peeled = peel(called)
-            source = Source(self, self._view._envoy, listing_of(peeled.function), peeled)
+            source = self._drill(peel(called))
         except SourceNotAvailable as error:
             raise SourceNotAvailable(f"`{self._path}.source` is not available: {error}") from None
         if run is not None:
             run.open(source._gates())
         return source
+
+    def _drill(self, peeled: Peeled) -> Source:
+        """The operations of the function that is called; the same each time it is that function."""
+        known = self._nested
+        if known is None or known._listing.original is not peeled.function.__code__:
+            known = Source(self, self._view._envoy, listing_of(peeled.function), peeled)
+            self._nested = known
+        known._peeled = peeled
+        return known
 
     def _called(self, tracer: Any, run: Any, frame: FrameType) -> Any:
         """What this operation calls."""

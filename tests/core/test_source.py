@@ -313,7 +313,7 @@ def test_every_step_of_a_generation_has_its_values(net, model):
             want.append(seen[1]["pattern"])
     got = []
     with model.generate(X, steps=3) as tracer:
-        for step in tracer.iter[:]:
+        for _ in tracer.iter[:]:
             got.append(model.h[1].source.pattern_0.output)
         result = tracer.result
     assert same(got, want)
@@ -449,7 +449,7 @@ def test_a_nested_operation_is_written(net, model):
 
 def test_only_the_call_that_was_drilled_into_is_changed(net, model):
     with torch.no_grad():
-        want, seen = by_hand(net, X, pattern=flatten, blocks=(0,))
+        _, seen = by_hand(net, X, pattern=flatten, blocks=(0,))
     with model.trace(X):
         model.h[0].source.how_1.source.scores_1.output = torch.zeros(2, 3, 3)
         pattern = model.h[1].source.pattern_0.output
@@ -473,6 +473,17 @@ def test_what_is_known_without_a_run_is_drilled_into_outside_of_one(model):
 def test_what_cannot_be_drilled_into_says_what_to_write(model, name, says):
     with pytest.raises(SourceNotAvailable, match=says):
         model.h[0].source[name].source
+
+
+def test_two_invokes_drill_into_the_same_call(net, model):
+    want = by_hand(net, X)[1][0]
+    with model.trace() as tracer:
+        with tracer.invoke(X[:1]):
+            first = model.h[0].source.how_1.source.scores_1.output
+        with tracer.invoke(X[1:]):
+            second = model.h[0].source.how_1.source.scores_1.output
+    scores = torch.matmul(want["q"], want["k"].transpose(-1, -2)) / WIDTH
+    assert torch.allclose(torch.cat([first, second]), scores, atol=1e-6)
 
 
 # -- nobody else notices ---------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Functions that are rewritten operation by operation do what they did, whatever Python they hold."""
 
+# ruff: noqa: B008, B009, C400, C408, C417, F821, F842, PIE804, UP008 - the language is the subject here
+
 from __future__ import annotations
 
 import asyncio
@@ -75,7 +77,7 @@ class Owner(Base):
         return 0 < add(x) <= double(x) < 100, not double(x), double(x) if add(x) else add(0)
 
     def short_circuits(self, x):
-        return double(x) and add(0) and missing, double(0) or add(1, x) or missing  # noqa: F821 - never read
+        return double(x) and add(0) and missing, double(0) or add(1, x) or missing
 
     def stars(self, x):
         args, named = (1, 2), {"a": 3}
@@ -241,7 +243,7 @@ def test_arguments_and_defaults_are_passed_as_before():
     assert new(1) == 10
     assert new(1, 1, 1, 1, d=1, e=1) == 6
     assert inspect.signature(new) == inspect.signature(Owner().positional)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'b'|positional-only"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'b'"):
         rewritten(Owner().branches)(1, b=2)
 
 
@@ -333,14 +335,11 @@ def test_names_are_those_that_nnsight_gives():
         f, g = g(), f()
         return torch.softmax(h.reshape(1), 0)
 
-    assert (
-        names_of(forward)
-        == (
-            "self_lin_0 h_0 self_lin_1 torch_relu_0 h_1 h_split_0 h_2 torch_cos_0 list_0 z_0 self_d_0 "
-            "y_0 self_subs_0 y_1 len_0 torch_exp_0 self__p_0 y_view_0 sum_0 self_d_1 forward_0 r_0 view_0 r_1 "
-            "getattr_0 call_0 r_2 call_1 r_3 self_d_real_conj_0 r_4 torch_ones_0 torch_ones_1 e_0 g_0 k_0 "
-            "g_1 f_0 f_1 g_2 h_reshape_0 torch_softmax_0"
-        ).split()
+    assert " ".join(names_of(forward)) == (
+        "self_lin_0 h_0 self_lin_1 torch_relu_0 h_1 h_split_0 h_2 torch_cos_0 list_0 z_0 self_d_0 y_0 "
+        "self_subs_0 y_1 len_0 torch_exp_0 self__p_0 y_view_0 sum_0 self_d_1 forward_0 r_0 view_0 r_1 "
+        "getattr_0 call_0 r_2 call_1 r_3 self_d_real_conj_0 r_4 torch_ones_0 torch_ones_1 e_0 g_0 k_0 "
+        "g_1 f_0 f_1 g_2 h_reshape_0 torch_softmax_0"
     )
 
 
