@@ -325,7 +325,7 @@ def no_graph(tracer: Any, line: Line) -> GraphError:
             "to `with model.trace(tokens):` and take the gradients there."
         )
     elif handed is not None and not handed.enabled:
-        why = "The trace stands inside `torch.no_grad()`; take it out of there."
+        why = "The trace stands inside `torch.no_grad()` or `torch.inference_mode()`; take it out."
     elif handed is not None and not _any_records(handed):
         why = (
             "No value of this trace needs a gradient, because all weights of the model are frozen. "
