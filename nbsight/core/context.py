@@ -73,7 +73,7 @@ def tracer_of(root: object, frame: FrameType) -> Any:
     candidates = [tracer for tracer in running() if tracer.root is not None and tracer.root._family is family]
     if not candidates:
         return None
-    if len(candidates) == 1 and (_answers_anywhere(candidates[0]) or type(getcurrent()) is Carrier):
+    if len(candidates) == 1 and (answers_anywhere(candidates[0]) or type(getcurrent()) is Carrier):
         return candidates[0]
     asking: FrameType | None = frame
     while asking is not None:
@@ -81,10 +81,10 @@ def tracer_of(root: object, frame: FrameType) -> Any:
             if tracer.frame is asking:
                 return tracer
         asking = asking.f_back
-    return next((tracer for tracer in candidates if _answers_anywhere(tracer)), None)
+    return next((tracer for tracer in candidates if answers_anywhere(tracer)), None)
 
 
-def _answers_anywhere(tracer: Any) -> bool:
+def answers_anywhere(tracer: Any) -> bool:
     """Whether code that the block did not call may read from it: not if it is a generator's."""
     frame = tracer.frame
     return frame is None or tracer.lent or not frame.f_code.co_flags & _SUSPENDS

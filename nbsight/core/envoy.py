@@ -57,8 +57,14 @@ class Envoy:
         """What the module returned, held before anything else sees it; assign to replace it."""
         frame = _getframe(1)
         stack = _stack.get()
-        if stack is not None and stack[0].frame is frame and stack[0].root is self._root:
-            return stack[0].read_output(self, frame)  # the common case, without a search
+        if stack is not None:
+            tracer = stack[0]
+            # The common cases, without a search: the block itself asks, or something that it calls
+            # (a comprehension, up to Python 3.11) and no other trace is open.
+            if tracer.root is self._root and (
+                tracer.frame is frame or (stack[1] is None and tracer.answers_anywhere)
+            ):
+                return tracer.read_output(self, frame)
         return self._tracer("output", frame).read(self, "output", frame)
 
     # The setters are reached through `__setattr__`, so the user's frame is one further up.

@@ -13,7 +13,7 @@ on every ancestor is in place before that, and costs a third of a hook.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from greenlet import getcurrent
@@ -21,7 +21,7 @@ from torch import nn
 
 from nbsight.core.greenlets import Carrier
 
-__all__ = ["Gate", "close_gate", "open_gate"]
+__all__ = ["Gate", "close_gate", "close_gates", "open_gate"]
 
 _lock = threading.Lock()
 
@@ -88,14 +88,20 @@ def open_gate(module: nn.Module, spares: dict[nn.Module, Gate]) -> Gate:
 
 def close_gate(gate: Gate) -> None:
     """Give up one use of a gate; the last one takes it off the module."""
+    close_gates((gate,))
+
+
+def close_gates(gates: Iterable[Gate]) -> None:
+    """Give up one use of each of these gates."""
     with _lock:
-        gate.users -= 1
-        if gate.users:
-            return
-        own = gate.module.__dict__
-        if own.get("forward") is not gate.door:
-            return
-        if gate.previous is None:
-            del own["forward"]
-        else:
-            own["forward"] = gate.previous
+        for gate in gates:
+            gate.users -= 1
+            if gate.users:
+                continue
+            own = gate.module.__dict__
+            if own.get("forward") is not gate.door:
+                continue
+            if gate.previous is None:
+                del own["forward"]
+            else:
+                own["forward"] = gate.previous

@@ -20,15 +20,14 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import nn
 
 from nbsight.core.batching import Rows
-from nbsight.core.gates import Gate, close_gate, open_gate
+from nbsight.core.gates import Gate, close_gates, open_gate
 from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.sites import Edit, Line, Site, describe, show_line
 from nbsight.core.torch_state import (
-    PLAIN,
     SideState,
     get_default_dtype,
-    grad_only,
     is_grad_enabled,
+    is_more_than_grad,
     set_grad,
     snapshot,
     switch_to,
@@ -286,7 +285,7 @@ class Run:
             Whether that was the case and the run has gone on.
         """
         grad, dtype = is_grad_enabled(), get_default_dtype()
-        if self._state is not None or dtype is not self._dtype or grad_only() != PLAIN:
+        if self._state is not None or dtype is not self._dtype or is_more_than_grad():
             return False
         site = self.site
         if site is not None:
@@ -303,7 +302,7 @@ class Run:
             self._carrier.switch()  # type: ignore[union-attr]
         finally:
             self._grad, self._dtype = is_grad_enabled(), get_default_dtype()
-            if self._dtype is dtype and grad_only() == PLAIN:
+            if self._dtype is dtype and not is_more_than_grad():
                 if self._grad is not grad:
                     set_grad(grad)
             else:
@@ -395,7 +394,7 @@ class Run:
         carrier = self._carrier
         grad, dtype = is_grad_enabled(), get_default_dtype()
         # As a rule the two sides differ in nothing but grad mode, which is quick to change.
-        mine = None if grad_only() == PLAIN else snapshot()
+        mine = snapshot() if is_more_than_grad() else None
         if carrier is None:
             carrier = self._carrier = borrow(self._task)
             carrier.model_run = self
@@ -414,7 +413,7 @@ class Run:
                 carrier.throw(thrown)
         finally:
             self._grad, self._dtype = is_grad_enabled(), get_default_dtype()
-            if mine is None and self._dtype is dtype and grad_only() == PLAIN:
+            if mine is None and self._dtype is dtype and not is_more_than_grad():
                 self._state = None
                 set_grad(grad)
             else:
@@ -425,8 +424,7 @@ class Run:
 
     def _release(self) -> None:
         gates, self.gated = self.gated, {}
-        for gate in gates.values():
-            close_gate(gate)
+        close_gates(gates.values())
         carrier, self._carrier = self._carrier, None
         if carrier is not None and self.ended and not carrier.dead:
             give_back(carrier)
@@ -447,8 +445,7 @@ class Run:
         """Give the run up from another thread: take the gates off; its greenlet dies with it."""
         self.ended = True
         gates, self.gated = self.gated, {}
-        for gate in gates.values():
-            close_gate(gate)
+        close_gates(gates.values())
 
     def was_called(self, module: nn.Module) -> bool:
         """Whether the module was called while this run watched it."""

@@ -19,11 +19,10 @@ from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_m
 from torch.utils import _python_dispatch
 
 __all__ = [
-    "PLAIN",
     "SideState",
     "get_default_dtype",
-    "grad_only",
     "is_grad_enabled",
+    "is_more_than_grad",
     "set_grad",
     "snapshot",
     "switch_to",
@@ -38,18 +37,14 @@ _function_depth = torch._C._len_torch_function_stack
 _dispatch_depth = torch._C._len_torch_dispatch_stack
 
 
-#: What `grad_only` answers when nothing but grad mode can differ.
-PLAIN = (False, False, 0, 0)
-
-
-def grad_only() -> tuple[bool, bool, int, int]:
-    """A quick look: equal to `PLAIN` when no inference mode, autocast or mode stack is set."""
-    return (
-        is_inference_mode_enabled(),
-        _any_autocast(),
-        _function_depth(),
-        _dispatch_depth(),
-    )
+def is_more_than_grad(
+    inference: Any = is_inference_mode_enabled,
+    autocast: Any = _any_autocast,
+    functions: Any = _function_depth,
+    dispatches: Any = _dispatch_depth,
+) -> bool:
+    """A quick look: whether inference mode, autocast or a mode stack is set beside grad mode."""
+    return inference() or autocast() or functions() != 0 or dispatches() != 0
 
 
 def snapshot() -> SideState:

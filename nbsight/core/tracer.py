@@ -84,6 +84,8 @@ class Tracer:
         self.done = False
         #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
         self.lent = False
+        #: Whether code that the block did not call may read from it.
+        self.answers_anywhere = False
         self._captured: Captured | None = None
         #: What the block has read and written, while the trace records gradients.
         self.handed: Handed | None = None
@@ -106,6 +108,7 @@ class Tracer:
             self.run = self.start([prepared], {})[0]
             self.driver.tokens = partial(self.root._tokens_of, prepared)
         self.frame = frame
+        self.answers_anywhere = context.answers_anywhere(self)
         context.enter(self)
         if self.grad:
             self.handed = Handed()
@@ -186,6 +189,7 @@ class Tracer:
                 unwatch()
                 handed.close()
             self.done = True
+            self.answers_anywhere = False
             context.leave(self)
             self.frame = None
             self.invokes = []
