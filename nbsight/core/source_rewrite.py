@@ -72,6 +72,7 @@ class Listing:
         first_line: The number of the text's first line in the file.
         operations: In the order in which they are numbered.
         code: The function's code with a door at each operation.
+        docstring: The numbers of its docstring's lines.
     """
 
     original: CodeType
@@ -79,6 +80,7 @@ class Listing:
     first_line: int
     operations: tuple[Named, ...]
     code: CodeType
+    docstring: range = range(0)
 
     def with_doors(
         self, function: FunctionType, call: Callable[..., Any], put: Callable[[int, Any], Any]
@@ -119,8 +121,12 @@ def listing_of(function: FunctionType) -> Listing:
     if entry is not None and entry[0]() is code:
         return entry[1]
     listing = _read(function)
-    key = id(code)
-    _known[key] = (weakref.ref(code, lambda _, known=_known: known.pop(key, None)), listing)
+    key, known = id(code), _known  # the name is gone when the interpreter ends
+
+    def forget(_: Any) -> None:
+        known.pop(key, None)
+
+    _known[key] = (weakref.ref(code, forget), listing)
     return listing
 
 
@@ -146,6 +152,9 @@ def _read(function: FunctionType) -> Listing:
             f"`{function.__qualname__}`: the file was changed after it had been imported, or a tool "
             "rewrote the function. Import it again."
         )
+    docstring = range(0)
+    if ast.get_docstring(node, clean=False) is not None:
+        docstring = range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
     rewriter = _Rewriter()
     node.body = [rewriter.visit(statement) for statement in node.body]
     return Listing(
@@ -154,6 +163,7 @@ def _read(function: FunctionType) -> Listing:
         first_line=first,
         operations=tuple(rewriter.operations),
         code=_compile(node, function),
+        docstring=docstring,
     )
 
 

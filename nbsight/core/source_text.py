@@ -8,7 +8,11 @@ __all__ = ["around", "listed"]
 
 
 def listed(listing: Listing) -> str:
-    """The whole text; the names of a line's operations stand at it and below it."""
+    """The text; the names of a line's operations stand at it and below it.
+
+    Of a long docstring only the first lines are shown.
+    """
+    hidden = listing.docstring[3:-1]
     names: dict[int, list[str]] = {}
     for operation in listing.operations:
         names.setdefault(operation.line, []).append(operation.name)
@@ -17,6 +21,10 @@ def listed(listing: Listing) -> str:
     digits = len(str(last))
     rows = []
     for number, text in enumerate(_dedented(listing.lines), listing.first_line):
+        if number in hidden:
+            if number == hidden[0]:
+                rows.append(f"{'':{width}} │ {'⋮':>{digits}} │")
+            continue
         first, *rest = names.get(number, [""])
         rows.append(f"{first:>{width}} │ {number:>{digits}} │ {text}".rstrip())
         rows += [f"{name:>{width}} │ {'':>{digits}} │" for name in rest]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import linecache
 import pickle
+import re
 import threading
+from pathlib import Path
 
 import accelerate
 import pytest
@@ -130,6 +133,25 @@ def test_the_listing_shows_each_name_beside_its_line(model):
     first = Mixer.forward.__code__.co_firstlineno
     assert f" {first + 5} │     q, k, v" in lines[line_of["self_qkv_0"]]
     assert str(model.h[0].source) == repr(model.h[0].source)
+
+
+def test_a_long_docstring_is_folded():
+    class Wordy(nn.Module):
+        def forward(self, x):
+            """One.
+
+            Three
+            four
+            five
+            six
+            """
+            return torch.sin(x)
+
+    text = str(wrap(Wordy()).source)
+    assert "One." in text
+    assert "five" not in text
+    assert text.count("⋮") == 1
+    assert text.splitlines()[-1].endswith("return torch.sin(x)")
 
 
 def test_an_operation_shows_its_line_marked(model):
@@ -702,3 +724,15 @@ def test_a_chain_of_blocks_is_read_in_one_pass():
         want.append(block.act(block.lin(x)))
         x = block(x)
     assert same(acts, want)
+
+
+def test_the_page_on_sources_runs_as_it_stands(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "source.md").read_text()
+    names = {}
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page, re.S)):
+        place = "cell" if number == 0 else f"cell {number}"
+        linecache.cache[place] = (len(code), None, code.splitlines(True), place)
+        exec(compile(code, place, "exec"), names)
+        if number == 1:
+            shown = re.search(r"```text\n(.*?)```", page, re.S)
+            assert capsys.readouterr().out == shown.group(1)
