@@ -146,9 +146,9 @@ def test_bert_pads_on_the_right_and_gives_each_prompt_its_own():
     long, short = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[7, 9]])
     with bert.trace() as tracer:
         with tracer.invoke(long):
-            a = bert.bert.encoder.layer[1].output.save()
+            a = nnsight.save(bert.bert.encoder.layer[1].output)
         with tracer.invoke(short):
-            b = bert.bert.encoder.layer[1].output.save()
+            b = nnsight.save(bert.bert.encoder.layer[1].output)
     for value, ids in ((a, long), (b, short)):
         wanted = hooked(bert._module, (ids,))["bert.encoder.layer.1.output"][0]
         assert torch.allclose(first(value), first(wanted), atol=1e-5)
@@ -230,6 +230,11 @@ def test_whisper_hears_and_writes():
 # -- VisionLanguageModel ---------------------------------------------------------------------------
 
 
+since_4_52 = pytest.mark.skipif(
+    not hasattr(transformers, "LlavaModel"), reason="before 4.52 the parts of vision models had other names"
+)
+
+
 def seen(*ids: int) -> torch.Tensor:
     return torch.tensor([[ids[0], *[IMAGE_TOKEN] * 4, *ids[1:]]])
 
@@ -239,6 +244,7 @@ def llava():
     return nnsight.VisionLanguageModel(models.llava())
 
 
+@since_4_52
 def test_a_vision_language_model_answers_as_a_language_model(llava):
     call = {"input_ids": seen(5, 7, 8), "pixel_values": IMAGE[:1]}
     with llava.trace(**call):
@@ -255,6 +261,7 @@ def test_a_vision_language_model_answers_as_a_language_model(llava):
     assert torch.equal(logits, wanted[""][0].logits[0, -1])
 
 
+@since_4_52
 def test_an_edit_of_the_image_features_reaches_the_text(llava):
     call = {"input_ids": seen(5, 7, 8), "pixel_values": IMAGE[:1]}
     with llava.trace(call):
@@ -268,6 +275,7 @@ def test_an_edit_of_the_image_features_reaches_the_text(llava):
     assert torch.equal(logits, wanted[""][0].logits)
 
 
+@since_4_52
 def test_prompts_with_images_share_a_forward(llava):
     one = {"input_ids": seen(5, 7, 8), "pixel_values": IMAGE[:1]}
     two = {"input_ids": seen(9, 10, 11, 12, 13), "pixel_values": IMAGE[1:]}
@@ -280,6 +288,7 @@ def test_prompts_with_images_share_a_forward(llava):
     assert torch.allclose(b, llava._module(**two).logits, atol=1e-5)
 
 
+@since_4_52
 def test_a_vision_language_model_generates(llava):
     call = {"input_ids": seen(5, 7, 8), "pixel_values": IMAGE[:1]}
     with llava.generate(**call, max_new_tokens=3, min_new_tokens=3, do_sample=False) as tracer:
@@ -323,14 +332,13 @@ def saved_llava(tmp_path):
     return str(tmp_path), processor
 
 
+@since_4_52
 def test_a_prompt_and_images_go_through_the_processor(saved_llava):
     folder, processor = saved_llava
     llava = nnsight.VisionLanguageModel(folder)
     picture = PIL.Image.fromarray((np.arange(8 * 8 * 3).reshape(8, 8, 3) % 255).astype(np.uint8))
     prompt = "<image> what is this"
     call = processor(text=prompt, images=[picture], return_tensors="pt")
-    with llava.scan("what is this"):
-        assert llava.model.language_model.layers[2].output[0].shape == (1, 3, 24)
     assert not llava.dispatched
     with llava.trace(prompt, images=[picture]):
         hidden = llava.model.language_model.layers[2].output[0].save()
@@ -341,6 +349,7 @@ def test_a_prompt_and_images_go_through_the_processor(saved_llava):
     assert torch.equal(words, llava._module(torch.tensor([[4, 5, 6]])).logits)
 
 
+@since_4_52
 def test_a_chat_with_an_image_goes_through_the_template(saved_llava):
     folder, processor = saved_llava
     processor.chat_template = (
@@ -362,6 +371,7 @@ def test_a_chat_with_an_image_goes_through_the_template(saved_llava):
     assert torch.equal(logits, llava._module(**call).logits)
 
 
+@since_4_52
 def test_images_with_positions_in_three_dimensions_share_a_forward():
     text = {
         "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2,
