@@ -33,6 +33,8 @@ class Envoy:
         parent: The envoy above; None for the root.
     """
 
+    #: Whether values are shown as they are: a class that overrides `_show` says no.
+    _is_literal = True
     _module: nn.Module
     _path: str
     _name: str
@@ -49,6 +51,10 @@ class Envoy:
         set_(self, "_root", self if parent is None else parent._root)
         set_(self, "_children", {})
         set_(self, "_gated", None)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._is_literal = cls._show is Envoy._show
 
     # -- values --------------------------------------------------------------------------------
 

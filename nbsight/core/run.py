@@ -260,7 +260,7 @@ class Run:
 
     def go(self, module: Any, kind: str) -> None:
         """Drive the model until it stands at a place or has ended (the in-place block's way)."""
-        if self.serve is None and self._carrier is not None and self._go_straight(module, kind):
+        if self.serve is None and self.go_straight(module, kind):
             return
         wanted = self.wanted[kind]
         wanted[module] = wanted.get(module, 0) + 1
@@ -276,7 +276,7 @@ class Run:
             else:
                 self.unwant((module, kind))
 
-    def _go_straight(self, module: Any, kind: str) -> bool:
+    def go_straight(self, module: Any, kind: str) -> bool:
         """`go` where nobody else waits and the sides differ in grad mode at most: one switch.
 
         What `advance` and `_switch` do, in one function: this is the way of every plain read.
@@ -284,8 +284,14 @@ class Run:
         Returns:
             Whether that was the case and the run has gone on.
         """
+        carrier = self._carrier
         grad, dtype = is_grad_enabled(), get_default_dtype()
-        if self._state is not None or dtype is not self._dtype or is_more_than_grad():
+        if (
+            carrier is None
+            or self._state is not None
+            or dtype is not self._dtype
+            or is_more_than_grad()
+        ):
             return False
         site = self.site
         if site is not None:
@@ -299,7 +305,7 @@ class Run:
         if grad is not self._grad:
             set_grad(self._grad)
         try:
-            self._carrier.switch()  # type: ignore[union-attr]
+            carrier.switch()
         finally:
             self._grad, self._dtype = is_grad_enabled(), get_default_dtype()
             if self._dtype is dtype and not is_more_than_grad():

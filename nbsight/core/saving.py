@@ -79,10 +79,14 @@ def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
     Raises:
         OutsideTraceError: no trace is running.
     """
+    frame = sys._getframe(1)
     tracer = current_tracer()
-    if tracer is None and hasattr(object, "save"):
-        return object.save(tensor)  # type: ignore[attr-defined]
-    return _mark(tracer, tensor, sys._getframe(1))
+    if tracer is None:
+        if hasattr(object, "save"):
+            return object.save(tensor)  # type: ignore[attr-defined]
+        return _mark(None, tensor, frame)
+    tracer.note_saved(tensor, _record(tensor, frame))
+    return tensor
 
 
 def save(value: T) -> T:
@@ -110,19 +114,24 @@ def _mark(tracer: Any, value: Any, frame: Any) -> Any:
             "the value is already yours."
         )
     if isinstance(value, torch.Tensor):
-        record = Saved(value, _drop)
-        record.key = key = id(value)
-        record.line = (frame.f_code, frame.f_lasti)
-        record.version = None if (plain := plain_of(value)).is_inference() else plain._version
-        record.origin = record.tokens = None
-        _saved[key] = record
-        tracer.note_saved(value, record)
+        tracer.note_saved(value, _record(value, frame))
     else:
         tracer.note_saved(value, None)
         for outer in running():
             if outer.root is None and outer is not tracer:  # a session, whose job asks for it
                 outer.note_saved(value, None)
     return value
+
+
+def _record(value: torch.Tensor, frame: Any) -> Saved:
+    record = Saved(value, _drop)
+    record.key = key = id(value)
+    record.line = (frame.f_code, frame.f_lasti)
+    plain = value if type(value) is torch.Tensor else plain_of(value)
+    record.version = None if plain.is_inference() else plain._version
+    record.origin = record.tokens = None
+    _saved[key] = record
+    return record
 
 
 def plain_of(value: torch.Tensor) -> torch.Tensor:

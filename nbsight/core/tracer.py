@@ -12,6 +12,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from greenlet import getcurrent
 
 from nbsight.core import context, explain
@@ -404,7 +405,12 @@ class Tracer:
         return run.site
 
     def read_output(self, envoy: Any, frame: FrameType) -> Any:
-        """`read(envoy, "output", frame)`, in one function where the block alone drives the run."""
+        """`read(envoy, "output", frame)` in few steps, where the block alone drives the run.
+
+        A call of a Python function costs more between two matrix products than in a loop, since
+        nothing is in the caches; so the way of every plain read is written out here and in
+        `Run.go_straight`, and leaves everything unusual to `read`.
+        """
         run, driver = self.run, self.driver
         if (
             run is None
@@ -420,7 +426,8 @@ class Tracer:
             if module not in run.gated:
                 run.open(envoy._gates())
                 module = envoy._module
-            run.go(module, "output")
+            if not run.go_straight(module, "output"):
+                run.go(module, "output")
             site = run.site
             if site is None:
                 raise explain.missed(self, run, driver, envoy, "output", line, stood)
@@ -431,7 +438,14 @@ class Tracer:
         shown = site.shown
         if driver in shown:
             return shown[driver]
-        view = shown[driver] = envoy._show("output", site.view(driver))
+        view = site.value
+        if type(view) is not torch.Tensor or view._is_view() or view.is_inference():
+            view = site.view(driver)
+        else:
+            site.views[driver] = view
+        if not envoy._is_literal:
+            view = envoy._show("output", view)
+        shown[driver] = view
         return view
 
     def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
