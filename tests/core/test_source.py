@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import linecache
 import pickle
 import re
@@ -506,6 +507,42 @@ def test_two_invokes_drill_into_the_same_call(net, model):
             second = model.h[0].source.how_1.source.scores_1.output
     scores = torch.matmul(want["q"], want["k"].transpose(-1, -2)) / WIDTH
     assert torch.allclose(torch.cat([first, second]), scores, atol=1e-6)
+
+
+def test_a_kept_nested_source_is_no_source_of_another_function(net, model):
+    with model.trace(X):
+        inner = model.h[0].source.how_1.source
+    net.h[0].mixers["plain"] = lambda q, k: torch.matmul(q, k.transpose(-1, -2))
+    with model.trace(X):
+        want = model.output
+    with pytest.raises(OutOfOrderError):
+        with model.trace(X):
+            inner.scores_0.output
+    with model.trace(X):
+        source = model.h[0].source
+        with pytest.raises(SourceNotAvailable, match="`def`"):
+            source.how_1.source
+        assert torch.equal(model.output, want)
+
+
+def test_traces_that_use_sources_leave_nothing_behind(model):
+    def use():
+        with model.trace(X):
+            model.h[0].source.how_1.source.scores_0.output
+            model.h[1].source.h_0.output
+
+    for _ in range(5):
+        use()
+    gc.collect()
+    before = len(gc.get_objects())
+    gc.disable()
+    try:
+        for _ in range(100):
+            use()
+        after = len(gc.get_objects())  # without the collector: no cycles either
+    finally:
+        gc.enable()
+    assert after - before < 50
 
 
 # -- nobody else notices ---------------------------------------------------------------------------
