@@ -173,6 +173,11 @@ def reading(subject: Subject, size: str, rounds: int) -> list[Row]:
 
 def _against(times: Times, size: str) -> list[Row]:
     """Twelve block outputs and the logits: what is added to a raw forward."""
+    if times.added("hooks 12", "raw") < 0.01 * times.median("raw"):
+        # A large model: what is added drowns in the noise of the forward itself.
+        peer = times.ratio("nnsight 12", "raw") if "nnsight 12" in times else None
+        rows = [Row(f"{size}: 12 block outputs / raw", times.ratio("nbsight 12", "raw"), peer=peer)]
+        return [*rows, Row(f"{size}: 12 block outputs by hooks / raw", times.ratio("hooks 12", "raw"))]
     rows = []
     for name, what in (("nbsight 12", "LanguageModel"), ("wrap 12", "wrap")):
         if "nnsight 12" in times:

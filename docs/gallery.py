@@ -257,8 +257,9 @@ SECTIONS = (
                     model.transformer.h[5].attn.output[0] = torch.zeros(1, 5, 64)
                 """,
                 "model.transformer.h[5].attn.output[0] = torch.zeros(1, 5, 64)",
-                "Python's own error, on your line: `attn` is no decoder block, so its output is the very tuple that it "
-                "returned. Change the tensor in it, `attn.output[0][:] = …`, or assign a new tuple to `attn.output`.",
+                "Python's own error, on your line: `attn` is no decoder block, so its output is the very tuple "
+                "that it returned. Change the tensor in it, `attn.output[0][:] = …`, or assign a new tuple to "
+                "`attn.output`.",
             ),
             Mistake(
                 "A saved value that is changed later",
@@ -433,7 +434,8 @@ SECTIONS = (
             Mistake(
                 "A donor from another invoke, without a barrier, twice",
                 """
-                for prompts in (("The Eiffel Tower is in", "The Colosseum is in"), ("The dog is", "The cat is")):
+                pairs = [("The Eiffel Tower is in", "The Colosseum is in"), ("The dog is", "The cat is")]
+                for prompts in pairs:
                     with model.trace() as tracer:
                         with tracer.invoke(prompts[0]):
                             donor = model.transformer.h[5].output[0][:, -1]
