@@ -257,8 +257,8 @@ SECTIONS = (
                     model.transformer.h[5].attn.output[0] = torch.zeros(1, 5, 64)
                 """,
                 "model.transformer.h[5].attn.output[0] = torch.zeros(1, 5, 64)",
-                "Python's own error, on your line: `attn` is no decoder block, so its output is the very tuple "
-                "that it returned. Change the tensor in it, `attn.output[0][:] = …`, or assign a new tuple to "
+                "Python's own error, on your line: `attn` is no decoder block, so its output is the tuple it "
+                "returned. Change the tensor in it, `attn.output[0][:] = …`, or assign a new tuple to "
                 "`attn.output`.",
             ),
             Mistake(
