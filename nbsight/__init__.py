@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbsight.analysis.lens import logit_lens
-    from nbsight.core.envoy import Envoy
     from nbsight.compat import CONFIG, NNsightDeprecationWarning, Object
     from nbsight.core.backward import backward
+    from nbsight.core.envoy import Envoy
     from nbsight.core.model import wrap
     from nbsight.core.saving import save
     from nbsight.errors import (

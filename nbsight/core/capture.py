@@ -25,12 +25,12 @@ import ast
 import dis
 import linecache
 import sys
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
+from nbsight.core.by_identity import ByIdentity
 from nbsight.errors import CaptureError
 
 __all__ = ["Block", "BodySkipped", "block_at", "finders", "parse", "skip_body"]
@@ -71,8 +71,8 @@ class BodySkipped(BaseException):
     """Raised inside a captured body in the body's stead; never seen outside this package."""
 
 
-# Blocks by code object, by identity: equal code objects can stand in different cells.
-_known: dict[int, tuple[weakref.ref[CodeType], dict[int, Block]]] = {}
+# The blocks of each code object, by the place where they are entered.
+_known: ByIdentity[dict[int, Block]] = ByIdentity()
 
 
 def block_at(frame: FrameType, openers: frozenset[str] = frozenset()) -> Block | None:
@@ -86,17 +86,15 @@ def block_at(frame: FrameType, openers: frozenset[str] = frozenset()) -> Block |
         CaptureError: the body holds something that cannot wait.
     """
     code, place = frame.f_code, frame.f_lasti
-    entry = _known.get(id(code))
-    if entry is not None and entry[0]() is code and place in entry[1]:
-        return entry[1][place]
+    blocks = _known.get(code)
+    if blocks is not None and place in blocks:
+        return blocks[place]
     block = _find(frame, openers)
     if block is None:
         return None
-    if entry is None or entry[0]() is not code:
-        key = id(code)
-        entry = (weakref.ref(code, lambda _, known=_known: known.pop(key, None)), {})
-        _known[key] = entry
-    entry[1][place] = block
+    if blocks is None:
+        blocks = _known.put(code, {})
+    blocks[place] = block
     return block
 
 
@@ -229,9 +227,11 @@ def _own_item(node: ast.With, frame: FrameType, openers: frozenset[str]) -> int:
             return place
     for place, item in enumerate(node.items):
         call = item.context_expr
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-            if call.func.attr in openers:
-                return place
+        opener = (
+            call.func.attr if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) else None
+        )
+        if opener in openers:
+            return place
     return len(node.items) - 1
 
 

@@ -115,7 +115,7 @@ class Envoy:
     def _tracer(self, what: str, frame: FrameType) -> Any:
         tracer = tracer_of(self._root, frame)
         if tracer is None:
-            tracer = held_tracer(self._root._family)  # type: ignore[attr-defined]
+            tracer = held_tracer(self._root._family)
         if tracer is None:
             place = f"{self._path}.{what}" if self._path else what
             raise OutsideTraceError(
@@ -127,7 +127,7 @@ class Envoy:
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         """Trace this module alone: `with model.h[3].trace(hidden): ...`."""
-        return self._root._trace_part(self, args, kwargs)  # type: ignore[attr-defined]
+        return self._root._trace_part(self, args, kwargs)
 
     # -- what subclasses may change ------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Envoy:
         if child is None:
             module = self._module._modules[name]
             assert module is not None
-            child = self._children[name] = self._root._envoy_of(  # type: ignore[attr-defined]
+            child = self._children[name] = self._root._envoy_of(
                 module, f"{self._path}.{name}" if self._path else name, self
             )
         return child
@@ -210,9 +210,9 @@ class Envoy:
         if type(key) is int and key >= 0:  # the common case first: a block by its number
             name = str(key)
             child = self._children.get(name)
-            if child is not None and self._module._modules.get(name) is child._module:
-                if isinstance(self._module, (nn.ModuleList, nn.Sequential)):
-                    return child
+            there = child is not None and self._module._modules.get(name) is child._module
+            if there and isinstance(self._module, (nn.ModuleList, nn.Sequential)):
+                return child
         names = self._children_names()
         if isinstance(key, str):
             if key in self._module._modules:
@@ -310,7 +310,7 @@ class Envoy:
                 object.__setattr__(self, "_module", now)
                 object.__setattr__(self, "_gated", None)
         if self._gated is None:
-            object.__setattr__(self, "_gated", self._root._way_to(self))  # type: ignore[attr-defined]
+            object.__setattr__(self, "_gated", self._root._way_to(self))
         return self._gated
 
     @property
@@ -327,7 +327,7 @@ class Envoy:
 
     def to(self, *args: Any, **kwargs: Any) -> Envoy:
         """Move the module, as `torch.nn.Module.to` does; returns this envoy."""
-        self._root._load()  # type: ignore[attr-defined]
+        self._root._load()
         self._module.to(*args, **kwargs)
         return self
 

@@ -11,7 +11,6 @@ that the block asks for, and a message can name the place that a tensor was read
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbsight.core.batching import map_tensors
+from nbsight.core.by_identity import ByIdentity
 from nbsight.core.torch_state import is_grad_enabled
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ Place = tuple[Any, str, "Line | None"]
 
 _WORDS = frozenset({"backward", "grad", "autograd", "requires_grad_", "enable_grad", "retain_grad"})
 
-# By identity: equal code objects can stand in different cells, and hashing one is slow.
-_known: dict[int, tuple[weakref.ref[CodeType], bool]] = {}
+_known: ByIdentity[bool] = ByIdentity()
 
 
 def speaks_of_gradients(code: CodeType, names: dict[str, Any]) -> bool:
@@ -52,15 +51,13 @@ def speaks_of_gradients(code: CodeType, names: dict[str, Any]) -> bool:
 
 
 def _mentions(code: CodeType) -> bool:
-    entry = _known.get(id(code))
-    if entry is not None and entry[0]() is code:
-        return entry[1]
+    known = _known.get(code)
+    if known is not None:
+        return known
     answer = not _WORDS.isdisjoint(code.co_names) or any(
         _mentions(constant) for constant in code.co_consts if isinstance(constant, CodeType)
     )
-    key = id(code)
-    _known[key] = (weakref.ref(code, lambda _, known=_known: known.pop(key, None)), answer)
-    return answer
+    return _known.put(code, answer)
 
 
 def name_of(place: Place) -> str:

@@ -134,7 +134,7 @@ def run_invokes(tracer: Tracer) -> None:
             bound = worker.bound()
             if worker.block.target is not None:
                 bound.setdefault(worker.block.target, invoker)
-            write_back(invoker.frame, bound, invoker.block.filename)
+            write_back(invoker.frame, bound, worker.block.filename)
             invoker.frame = None
         crew.close()
         run.close()

@@ -217,9 +217,10 @@ def held_tracer(family: object) -> Any:
     """The tracer of the open run of this model that was used last, in this thread."""
     for reference in reversed(_held):
         run = reference()
-        if run is not None and run.is_open and run._thread == threading.get_ident():
-            if run._tracer.root._family is family:
-                return run._tracer
+        if run is None or not run.is_open or run._thread != threading.get_ident():
+            continue
+        if run._tracer.root._family is family:
+            return run._tracer
     return None
 
 

@@ -286,12 +286,7 @@ class Run:
         """
         carrier = self._carrier
         grad, dtype = is_grad_enabled(), get_default_dtype()
-        if (
-            carrier is None
-            or self._state is not None
-            or dtype is not self._dtype
-            or is_more_than_grad()
-        ):
+        if carrier is None or self._state is not None or dtype is not self._dtype or is_more_than_grad():
             return False
         site = self.site
         if site is not None:

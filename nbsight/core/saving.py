@@ -83,7 +83,7 @@ def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
     tracer = current_tracer()
     if tracer is None:
         if hasattr(object, "save"):
-            return object.save(tensor)  # type: ignore[attr-defined]
+            return object.save(tensor)
         return _mark(None, tensor, frame)
     tracer.note_saved(tensor, _record(tensor, frame))
     return tensor
@@ -163,7 +163,7 @@ def is_saved(value: Any) -> bool:
 
 def _mount(method: Callable[..., Any]) -> None:
     if "save" not in torch.Tensor.__dict__:
-        torch.Tensor.save = method  # type: ignore[attr-defined]
+        torch.Tensor.save = method
 
 
 _mount(_save_tensor)

@@ -116,10 +116,10 @@ class Site:
             return views[participant]
         rows = participant.rows
         value = self.value
-        if rows is None and type(value) is torch.Tensor and not value._is_view():
-            if not value.is_inference():
-                views[participant] = value
-                return value
+        plain = rows is None and type(value) is torch.Tensor
+        if plain and not value._is_view() and not value.is_inference():
+            views[participant] = value
+            return value
         if not self.assigned:
             self._make_editable()
         if rows is None or rows.is_whole:

@@ -23,13 +23,13 @@ import __future__
 import ast
 import copy
 import inspect
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
+from nbsight.core.by_identity import ByIdentity
 from nbsight.core.capture import parse
 from nbsight.errors import SourceNotAvailable
 
@@ -106,8 +106,7 @@ def _clean(names: Any) -> Any:
     return names
 
 
-# By identity: equal code objects can stand in different cells.
-_known: dict[int, tuple[weakref.ref[CodeType], Listing]] = {}
+_known: ByIdentity[Listing] = ByIdentity()
 
 
 def listing_of(function: FunctionType) -> Listing:
@@ -117,17 +116,7 @@ def listing_of(function: FunctionType) -> Listing:
         SourceNotAvailable: its text cannot be had, or is not the text of this function.
     """
     code = function.__code__
-    entry = _known.get(id(code))
-    if entry is not None and entry[0]() is code:
-        return entry[1]
-    listing = _read(function)
-    key, known = id(code), _known  # the name is gone when the interpreter ends
-
-    def forget(_: Any) -> None:
-        known.pop(key, None)
-
-    _known[key] = (weakref.ref(code, forget), listing)
-    return listing
+    return _known.get(code) or _known.put(code, _read(function))
 
 
 def _read(function: FunctionType) -> Listing:

@@ -412,12 +412,7 @@ class Tracer:
         `Run.go_straight`, and leaves everything unusual to `read`.
         """
         run, driver = self.run, self.driver
-        if (
-            run is None
-            or run.serve is not None
-            or driver.occurrence is not None
-            or self.handed is not None
-        ):
+        if run is None or run.serve is not None or driver.occurrence is not None or self.handed is not None:
             return self.read(envoy, "output", frame)
         site, module = run.site, envoy._module
         line = (frame.f_code, frame.f_lasti)

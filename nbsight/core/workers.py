@@ -229,7 +229,11 @@ class Crew:
         """Run everything: the bodies, and the model as far as they need it (or to its end)."""
         run = self.run
         self.serve()
-        while not run.ended and not self.was_stopped and (run.is_wanted or finish or run.must_finish or run.watchers):
+        while (
+            not run.ended
+            and not self.was_stopped
+            and (run.is_wanted or finish or run.must_finish or run.watchers)
+        ):
             run.advance()
         if self.was_stopped:
             return

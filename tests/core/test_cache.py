@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 import torch
-from .small import Chain, build, hooked, rows, same
 
 from nbsight.core.model import wrap
 from nbsight.errors import InputError, PathError
+from tests.core.small import Chain, build, hooked, rows, same
 
 X = rows()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from .small import Chain, build, hooked, rows, same
 
 from nbsight.core.model import wrap
 from nbsight.errors import OutOfOrderError
+from tests.core.small import Chain, build, hooked, rows, same
 
 X = rows()
 
@@ -101,7 +101,7 @@ def test_a_faulty_edit_is_named_when_it_runs():
     with model.edit(inplace=True):
         late = model.h[2].output
         model.h[0].output[:] = late
-    with pytest.raises(OutOfOrderError, match="h.0.output"), model.trace(X):
+    with pytest.raises(OutOfOrderError, match=r"h\.0\.output"), model.trace(X):
         _ = model.output
     model.clear_edits()
     with model.trace(X):

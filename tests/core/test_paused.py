@@ -7,10 +7,10 @@ import threading
 
 import pytest
 import torch
-from .small import Chain, build, has_gates, hooked, rows, same
 
 from nbsight.core.model import wrap
 from nbsight.errors import InputError, OutOfOrderError, OutsideTraceError, PathError
+from tests.core.small import Chain, build, has_gates, hooked, rows, same
 
 X = rows()
 
