@@ -574,7 +574,8 @@ def test_a_plain_call_and_another_run_meanwhile_use_the_forward_as_it_is(net, mo
         thread = threading.Thread(target=lambda: found.append(net(X + 1)))
         thread.start()
         thread.join()
-        assert torch.equal(found[0], want)
+        # Another thread may split the same product over another number of cores.
+        torch.testing.assert_close(found[0], want, rtol=1e-5, atol=1e-6)
         model.h[0].source.h_0.output
     assert doors == []
 
@@ -587,7 +588,8 @@ def test_two_threads_read_operations_of_one_model(net, model):
         for _ in range(20):
             with model.trace(X + number):
                 h = model.h[1].source.h_0.output
-            if not torch.equal(h, want[number]):
+            # Another thread may split the same product over another number of cores.
+            if not torch.allclose(h, want[number], rtol=1e-5, atol=1e-6):
                 wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
