@@ -112,6 +112,8 @@ class BlockOutput(_Reading):
         return self._plain if self._whole is None else self._whole
 
     def __getitem__(self, key: Any) -> torch.Tensor:
+        if type(key) is int and key == 0:  # what nearly everybody writes
+            return self._plain
         if not _is_integer(key):
             return self._plain[_plain(key)]
         if operator.index(key) != 0:
