@@ -215,11 +215,11 @@ class Tracer:
         return (
             self.finish_asked
             or self.method != "forward"
-            or self.root._is_training()
             or bool(run is not None and run.watchers)
             or self._fills_cache
             # Nothing is left to compute, and the model's own hooks may as well fire.
             or bool(site is not None and site.module is self.root._module)
+            or self.root._is_training()  # last: it looks at every module
         )
 
     def start(self, prepared: list[Any], options: dict[str, Any]) -> tuple[Run, Any]:

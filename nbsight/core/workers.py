@@ -66,7 +66,15 @@ class Worker(Participant):
         before = run.site
         run.want(key)
         try:
-            self._give_way(lambda: run.ended or (run.site is not before and run.stands_at(key)))
+            module, kind = key
+
+            def here() -> bool:  # asked of every waiting block at every stop
+                site = run.site
+                if site is None or run.ended:
+                    return run.ended
+                return site.module is module and site is not before and site.kind == kind
+
+            self._give_way(here)
         finally:
             run.unwant(key)
 
@@ -173,12 +181,16 @@ class Crew:
         self.failed: Worker | None = None
         #: Where the model stood when a body failed, for the message.
         self.failed_at: Any = None
+        #: For each name, the places of the workers whose blocks bind it.
+        self._binders: dict[str, list[int]] = {}
         run.serve = self.serve
 
     def add(self, worker: Worker) -> None:
         """Add the next worker and connect its namespace to the others'."""
         place = len(self.workers)
         self.workers.append(worker)
+        for name in worker.block.stores:
+            self._binders.setdefault(name, []).append(place)
         if worker.names.sibling is None:
             worker.names.sibling = lambda name, known: self._ask(place, name, known)
 
@@ -188,14 +200,17 @@ class Crew:
         Earlier workers come first, the nearest before all, as in code that runs in order. A later
         worker is only asked for a name that nothing else knows (two invokes may exchange values).
         """
+        places = self._binders.get(name)
+        if places is None:  # as a rule: the model, a loop's variable, what was there before
+            return Names.ABSENT
         asker = self.workers[place]
-        nearest_first = self.workers[:place][::-1]
-        later = [] if known else self.workers[place + 1 :]
-        for binder in (*nearest_first, *later):
-            if name in binder.block.stores:
-                asker.wait_for_name(name, binder)
-                if name in binder.names:
-                    return binder.names[name]
+        nearest_first = [other for other in reversed(places) if other < place]
+        later = [] if known else [other for other in places if other > place]
+        for other in nearest_first + later:
+            binder = self.workers[other]
+            asker.wait_for_name(name, binder)
+            if name in binder.names:
+                return binder.names[name]
         return Names.ABSENT
 
     def serve(self) -> None:
