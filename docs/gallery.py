@@ -25,6 +25,8 @@ PAGE = Path(__file__).with_name("errors.md")
 LIMIT = 30
 
 INTRODUCTION = """\
+<!-- fmt: off -->
+
 # Errors, made on purpose
 
 Every cell below was run on the shipped model and its output captured by `python -m docs.gallery` (with
