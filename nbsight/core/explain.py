@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_inputs", "leave_block", "missed", "model_failed", "passed_in_step"]
 
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -225,10 +226,14 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
         if text is not None:
             return _like(error, EditError)(text)
     if type(error) is RuntimeError and "does not require grad" in str(error) and not tracer.grad:
+        why = (
+            "it was opened with grad=False"
+            if tracer.grad_asked is False
+            else "neither the code around it nor the functions it calls mention gradients"
+        )
         return GraphError(
-            "a gradient was asked for, but this trace records no graph: neither the code around it "
-            "nor the functions it calls mention gradients. Write `model.trace(..., grad=True)`.\n"
-            + (f"  {show_text(*line)}" if line else "")
+            f"a gradient was asked for, but this trace records no graph: {why}. Write "
+            "`model.trace(..., grad=True)`.\n" + (f"  {show_text(*line)}" if line else "")
         )
     if isinstance(error, NbsightError):
         error.__traceback__ = _without_own(error.__traceback__)
@@ -236,11 +241,12 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
 
 
 def _users_line(trace: TracebackType | None) -> tuple[str, int] | None:
+    """The innermost line on a traceback that is neither ours nor an installed library's."""
     line = None
     while trace is not None:
-        code = trace.tb_frame.f_code
-        if not code.co_filename.startswith(_OWN):
-            line = (code.co_filename, trace.tb_lineno)
+        filename = trace.tb_frame.f_code.co_filename
+        if not filename.startswith((_OWN, _TORCH)):
+            line = (filename, trace.tb_lineno)
         trace = trace.tb_next
     return line
 

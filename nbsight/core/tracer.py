@@ -60,6 +60,7 @@ class Tracer:
         self.root = model
         self.method = method
         self.grad: bool | None = kwargs.pop("grad", None)
+        self.grad_asked = self.grad
         self.finish_asked: bool = bool(kwargs.pop("finish", False))
         self.remote = kwargs.pop("remote", None)
         for option in _REMOTE_OPTIONS:
