@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nbsight.core import backend as backend_module
 from nbsight.core.backend import register, resolve
 from nbsight.core.model import wrap
 from nbsight.core.scope import Names
@@ -73,8 +74,10 @@ def test_a_block_for_a_backend_is_not_run_here_but_handed_over_with_what_it_read
     assert ran == []
 
 
-def test_a_registered_backend_is_found_by_its_name():
+def test_a_registered_backend_is_found_by_its_name(monkeypatch):
     backend = Recording()
+    # What a test registers must leave with it: messages list the backends that there are.
+    monkeypatch.setitem(backend_module._factories, "recording for a test", None)
     register("recording for a test", lambda: backend)
     assert resolve("recording for a test") is backend
     assert resolve(backend) is backend
