@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
 from nbsight.core.edits import replay
 from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
-from nbsight.core.torch_state import SideState, snapshot
-from nbsight.core.workers import Crew, Worker
+from nbsight.core.workers import Crew, Side, Worker, side_now
 from nbsight.errors import CaptureError, InputError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Invoker:
         self.block: Block | None = None
         self.frame: FrameType | None = None
         self.values: dict[str, Any] = {}
-        self.state: SideState | None = None
+        self.side: Side | None = None
         self._undo: Any = None
 
     @property
@@ -61,7 +60,7 @@ class Invoker:
             return self
         self.frame = frame
         self.values = frame_values(frame, self.block.loads)
-        self.state = snapshot()
+        self.side = side_now()
         self._undo = skip_body(frame)
         return self
 
@@ -119,7 +118,7 @@ def run_invokes(tracer: Tracer) -> None:
             names[invoker.block.target] = invoker
         own = of.get(invoker)
         rows_seen = own if len(filled) > 1 or own is None else None
-        worker = Worker(invoker.block, names, rows_seen, invoker.state)
+        worker = Worker(invoker.block, names, rows_seen, invoker.side)
         worker.run = run
         worker.step = tracer.driver.step
         worker.tokens = partial(tracer.root._tokens_of, invoker.prepared) if own else None
