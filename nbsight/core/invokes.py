@@ -110,10 +110,11 @@ def run_invokes(tracer: Tracer) -> None:
     crew = replay(tracer, run) or Crew(run)
     edits = len(crew.workers)
     of = dict(zip(filled, rows, strict=False))
+    tokens_of = tracer.root._tokens_of
     for invoker in tracer.invokes:
         assert invoker.block is not None
         assert invoker.frame is not None
-        names = Names(invoker.values, invoker.frame.f_globals, stale=invoker.is_stale)
+        names = Names(invoker.values, invoker.frame.f_globals)
         if invoker.block.target is not None:
             names[invoker.block.target] = invoker
         own = of.get(invoker)
@@ -121,8 +122,12 @@ def run_invokes(tracer: Tracer) -> None:
         worker = Worker(invoker.block, names, rows_seen, invoker.side)
         worker.run = run
         worker.step = tracer.driver.step
-        worker.tokens = partial(tracer.root._tokens_of, invoker.prepared) if own else None
+        if own is not None:
+            worker.tokens = partial(tokens_of, invoker.prepared)
         crew.add(worker)
+    for invoker, worker in zip(tracer.invokes, crew.workers[edits:], strict=True):
+        if not worker.names.fill(crew.binders):
+            worker.is_stale = invoker.is_stale
     try:
         crew.work(finish=tracer.must_finish)
     finally:

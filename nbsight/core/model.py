@@ -328,9 +328,9 @@ def _concatenate(
     values = [(*args, *(kwargs[name] for name in first_kwargs)) for args, kwargs in prepared]
     sizes = [_height(row) for row in values]
     joined = [_cat([row[place] for row in values]) for place in range(len(values[0]))]
-    rows, start = [], 0
+    rows, start, total = [], 0, sum(sizes)
     for size in sizes:
-        rows.append(Rows(start, size, sum(sizes)))
+        rows.append(Rows(start, size, total))
         start += size
     count = len(first_args)
     kwargs = dict(zip(first_kwargs, joined[count:], strict=False))

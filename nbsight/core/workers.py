@@ -8,8 +8,7 @@ earlier body has bound the name it waits for, or when the run has ended.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +50,14 @@ def _whole(side: Side) -> SideState:
     return state or (grad, False, dtype, None, (), ())
 
 
-def _always() -> bool:
-    return True
+class _Always:
+    """A condition that holds (not a function: it stands on a class and must not become a method)."""
+
+    def __call__(self) -> bool:
+        return True
+
+
+_always = _Always()
 
 
 class Worker(Participant):
@@ -76,6 +81,13 @@ class Worker(Participant):
     key: Key | None = None
     awaited: str | None = None
     got_from: tuple[str, Worker] | None = None
+    #: Tells whether a captured value was left there by an earlier run of the same block.
+    is_stale: Callable[[str], bool] | None = None
+    #: Whether it may act, if it waits for something else than a place.
+    ready: Callable[[], bool] = _always
+    #: What was read at places that the model left while this body waited for a name.
+    held: Sequence[tuple[Reached, torch.Tensor, int]] = ()
+    _guards: list[Any] | None = None
     _carrier: Carrier | None = None
     _hub: greenlet | None = None
 
@@ -83,12 +95,7 @@ class Worker(Participant):
         super().__init__(rows)
         self.block = block
         self.names = names
-        #: What was read at places that the model left while this body waited for a name.
-        self.held: list[tuple[Reached, torch.Tensor, int]] = []
         self._side = side
-        #: Whether it may act, if it waits for something else than a place.
-        self.ready: Callable[[], bool] = _always
-        self._guards: list[Any] = []
 
     # -- called from the body ------------------------------------------------------------------
 
@@ -116,6 +123,31 @@ class Worker(Participant):
         """End the whole run from inside the body."""
         raise Stop
 
+    def ask(self, name: str, known: bool) -> Any:
+        """What another worker binds `name` to; waits for it.
+
+        Earlier workers come first, the nearest before all, as in code that runs in order. A later
+        worker is only asked for a name that nothing else knows (two invokes may exchange values).
+
+        Args:
+            name: A name that this body has not bound.
+            known: Whether it had a value where the body was captured.
+        """
+        assert self.crew is not None
+        places = self.crew.binders.get(name)
+        if places is None:  # as a rule: a global, a builtin
+            return Names.ABSENT
+        if known and self.is_stale is not None:
+            known = not self.is_stale(name)
+        nearest_first = [other for other in reversed(places) if other < self.place]
+        later = [] if known else [other for other in places if other > self.place]
+        for other in nearest_first + later:
+            binder = self.crew.workers[other]
+            self.wait_for_name(name, binder)
+            if name in binder.names:
+                return binder.names[name]
+        return Names.ABSENT
+
     def wait_for_name(self, name: str, binder: Worker) -> None:
         """Give way until `binder` has bound `name` or is done."""
         assert self.crew is not None
@@ -132,7 +164,7 @@ class Worker(Participant):
         if site is not None and run is not None and run.site is not site and last is not None:
             view = site.views.get(self)
             if isinstance(view, torch.Tensor) and not view.is_inference():
-                self.held.append((last, view, view._version))
+                self.held = [*self.held, (last, view, view._version)]
 
     def _give_way(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
@@ -164,6 +196,7 @@ class Worker(Participant):
         # As a rule the two sides differ in nothing but grad mode, which is quick to change.
         is_plain = more is None and own[2] is None and own[1] is dtype and not self._guards
         if not is_plain:
+            self._guards = self._guards or []
             switch_to(_whole(own), _whole(home), self._guards)
         elif own[0] is not grad:
             set_grad(own[0])
@@ -177,11 +210,16 @@ class Worker(Participant):
             if self.held and self.error is None:
                 self._check_held()
         finally:
-            own = self._side = side_now()
-            if not is_plain or own[2] is not None or own[1] is not dtype:
-                switch_to(_whole(home), _whole(own), self._guards)
-            elif own[0] is not grad:
-                set_grad(grad)
+            if is_plain and get_default_dtype() is dtype and not is_more_than_grad():
+                if is_grad_enabled() is grad:
+                    self._side = home
+                else:
+                    self._side = (not grad, dtype, None)
+                    set_grad(grad)
+            else:
+                self._side = side_now()
+                self._guards = self._guards or []
+                switch_to(_whole(home), _whole(self._side), self._guards)
         if self.done:
             give_back(carrier)
             self._carrier = self._hub = None
@@ -252,27 +290,8 @@ class Crew:
         self._loose.append(worker)
         for name in worker.block.stores:
             self.binders.setdefault(name, []).append(place)
-        if worker.names.sibling is None:
-            worker.names.sibling = partial(self._ask, worker)
-
-    def _ask(self, asker: Worker, name: str, known: bool) -> Any:
-        """What another worker binds `name` to; waits for it.
-
-        Earlier workers come first, the nearest before all, as in code that runs in order. A later
-        worker is only asked for a name that nothing else knows (two invokes may exchange values).
-        """
-        places = self.binders.get(name)
-        if places is None:  # as a rule: the model, a loop's variable, what was there before
-            return Names.ABSENT
-        place = asker.place
-        nearest_first = [other for other in reversed(places) if other < place]
-        later = [] if known else [other for other in places if other > place]
-        for other in nearest_first + later:
-            binder = self.workers[other]
-            asker.wait_for_name(name, binder)
-            if name in binder.names:
-                return binder.names[name]
-        return Names.ABSENT
+        if not worker.names.is_alone:
+            worker.names.asker = worker
 
     def wait_at(self, worker: Worker, key: Key) -> None:
         """Let the model stop at `key` for a worker."""
@@ -311,7 +330,7 @@ class Crew:
                         self.was_stopped = True
                     if worker.error is not None:
                         self._fail(worker)
-                    for other in self._for.pop(worker, ()):
+                    for other in self._for.pop(worker, ()) if self._for else ():
                         if not other.ready():
                             self.wait_for(other, worker)
                         elif other.place > worker.place:
@@ -387,9 +406,9 @@ class Crew:
                 worker.act(getcurrent(), side_now(), GreenletExit())
                 worker.done = True
             # No cycles: what the bodies bound is freed when the user drops it.
-            worker.names.sibling = worker.names.stale = None
+            worker.names.asker = worker.is_stale = None
             worker.run = worker.crew = worker.got_from = None
-            worker.held = []
+            worker.held = ()
             worker.ready = _always
         self._at, self._for, self._loose, self._served = {}, {}, [], None
         self.run.serve = None
