@@ -307,21 +307,35 @@ def enters_a_block(frame: FrameType) -> bool:
     return False
 
 
+def _look_away(frame: FrameType, event: str, argument: Any) -> None:
+    """Traces nothing, but without a trace function of the thread a frame's is not called."""
+
+
+class _Leaving:
+    """A frame's trace function that leaves the body at its first instruction."""
+
+    __slots__ = ("frame", "local", "opcodes", "outer")
+
+    def __init__(self, frame: FrameType) -> None:
+        self.frame = frame
+        self.outer, self.local, self.opcodes = sys.gettrace(), frame.f_trace, frame.f_trace_opcodes
+
+    def __call__(self, current: FrameType, event: str, argument: Any) -> Any:
+        self.undo()
+        raise BodySkipped
+
+    def undo(self) -> None:
+        """Put back what traced the frame before (needed twice: Python stops tracing after an error)."""
+        self.frame.f_trace, self.frame.f_trace_opcodes = self.local, self.opcodes
+        sys.settrace(self.outer)
+
+
 def skip_body(frame: FrameType) -> Callable[[], None]:
     """Make `frame` leave the `with` body it is entering; returns what undoes the preparation.
 
     Call the undo in `__exit__`, which must swallow `BodySkipped`.
     """
-    outer, local, opcodes = sys.gettrace(), frame.f_trace, frame.f_trace_opcodes
-
-    def undo() -> None:
-        frame.f_trace, frame.f_trace_opcodes = local, opcodes
-        sys.settrace(outer)
-
-    def leave(current: FrameType, event: str, argument: Any) -> Any:
-        undo()
-        raise BodySkipped
-
-    sys.settrace(lambda *_: None)
-    frame.f_trace, frame.f_trace_opcodes = leave, True
-    return undo
+    leaving = _Leaving(frame)
+    sys.settrace(_look_away)
+    frame.f_trace, frame.f_trace_opcodes = leaving, True
+    return leaving.undo

@@ -66,18 +66,19 @@ class Participant:
         rows: The part of the batch that is theirs; None for all of it.
     """
 
+    #: In a loop over calls of a module within one forward: the call that is meant.
+    occurrence: int | None = None
+    #: The first place that the present turn of a loop asked for.
+    turn_key: Key | None = None
+    #: The step of a generation to which requests are bound; None binds them to what comes.
+    step: int | None = None
+    #: Finds the tokens of this participant's prompt, for messages.
+    tokens: Callable[[], Any] | None = None
+    #: The last place that was reached and the line that asked, for messages.
+    last: Reached | None = None
+
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows
-        #: In a loop over calls of a module within one forward: the call that is meant.
-        self.occurrence: int | None = None
-        #: The first place that the present turn of a loop asked for.
-        self.turn_key: Key | None = None
-        #: The step of a generation to which requests are bound; None binds them to what comes.
-        self.step: int | None = None
-        #: Finds the tokens of this participant's prompt, for messages.
-        self.tokens: Callable[[], Any] | None = None
-        #: The last place that was reached and the line that asked, for messages.
-        self.last: Reached | None = None
 
     def wait(self, run: Run, key: Key) -> None:
         """Return when the run stands at `key` next, or has ended."""

@@ -42,19 +42,23 @@ class Names(dict[str, Any]):
         outer: dict[str, Any],
         is_alone: bool = False,
     ) -> None:
-        super().__init__()
         self.values_at_capture = values
         self.outer = outer
         self.is_alone = is_alone
         #: The worker of the body: asks the other invokes for a name, or answers `Names.ABSENT`.
         self.asker: Any = None
+        self._binders: Mapping[str, Any] = {}
 
     def fill(self, binders: Mapping[str, Any]) -> bool:
         """Take in the captured values that nobody can bind anew, so that nobody is asked for them.
 
+        Args:
+            binders: The names that bodies of this run bind.
+
         Returns:
             Whether those were all.
         """
+        self._binders = binders
         values = self.values_at_capture
         if binders.keys().isdisjoint(values):
             self.update(values)
@@ -63,12 +67,11 @@ class Names(dict[str, Any]):
         return False
 
     def __missing__(self, name: str) -> Any:
-        known = name in self.values_at_capture
-        if self.asker is not None:
-            value = self.asker.ask(name, known)
+        if name in self._binders and self.asker is not None:
+            value = self.asker.ask(name, name in self.values_at_capture)
             if value is not _ABSENT:
                 return value
-        if known:
+        if name in self.values_at_capture:
             return self.values_at_capture[name]
         return self.outer[name]
 

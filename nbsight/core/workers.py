@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +51,6 @@ def _whole(side: Side) -> SideState:
     return state or (grad, False, dtype, None, (), ())
 
 
-class _Always:
-    """A condition that holds (not a function: it stands on a class and must not become a method)."""
-
-    def __call__(self) -> bool:
-        return True
-
-
-_always = _Always()
-
-
 class Worker(Participant):
     """One captured body.
 
@@ -83,8 +74,11 @@ class Worker(Participant):
     got_from: tuple[str, Worker] | None = None
     #: Tells whether a captured value was left there by an earlier run of the same block.
     is_stale: Callable[[str], bool] | None = None
-    #: Whether it may act, if it waits for something else than a place.
-    ready: Callable[[], bool] = _always
+    #: Whether it may act, if it waits for something else than a place; None before its first act.
+    ready: Callable[[], bool] | None = None
+    #: Its input, and what finds the tokens of one.
+    prepared: Any = None
+    tokens_of: Callable[[Any], Any] | None = None
     #: What was read at places that the model left while this body waited for a name.
     held: Sequence[tuple[Reached, torch.Tensor, int]] = ()
     _guards: list[Any] | None = None
@@ -96,6 +90,11 @@ class Worker(Participant):
         self.block = block
         self.names = names
         self._side = side
+
+    @property
+    def tokens(self) -> Callable[[], Any] | None:  # type: ignore[override]
+        """Finds the tokens of this participant's prompt, for messages."""
+        return None if self.tokens_of is None else partial(self.tokens_of, self.prepared)
 
     # -- called from the body ------------------------------------------------------------------
 
@@ -134,9 +133,7 @@ class Worker(Participant):
             known: Whether it had a value where the body was captured.
         """
         assert self.crew is not None
-        places = self.crew.binders.get(name)
-        if places is None:  # as a rule: a global, a builtin
-            return Names.ABSENT
+        places = self.crew.binders.get(name, ())
         if known and self.is_stale is not None:
             known = not self.is_stale(name)
         nearest_first = [other for other in reversed(places) if other < self.place]
@@ -331,7 +328,7 @@ class Crew:
                     if worker.error is not None:
                         self._fail(worker)
                     for other in self._for.pop(worker, ()) if self._for else ():
-                        if not other.ready():
+                        if other.ready is not None and not other.ready():
                             self.wait_for(other, worker)
                         elif other.place > worker.place:
                             insort(turn, other, acted, key=_place)
@@ -361,7 +358,7 @@ class Crew:
         if self._loose:
             loose, self._loose = self._loose, []
             for worker in loose:
-                (able if worker.ready() else self._loose).append(worker)
+                (able if worker.ready is None or worker.ready() else self._loose).append(worker)
         return able
 
     def _park(self, workers: list[Worker]) -> None:
@@ -409,7 +406,7 @@ class Crew:
             worker.names.asker = worker.is_stale = None
             worker.run = worker.crew = worker.got_from = None
             worker.held = ()
-            worker.ready = _always
+            worker.ready = None
         self._at, self._for, self._loose, self._served = {}, {}, [], None
         self.run.serve = None
 
