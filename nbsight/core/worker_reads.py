@@ -1,0 +1,66 @@
+"""`envoy.output` in a captured body, in few steps.
+
+What `Tracer.read` does for everybody, written out for the commonest participant among many: a
+hundred bodies that share a forward ask some hundred times, and each call of a Python function on
+the way costs as much as the switch to the model itself.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from greenlet import getcurrent
+
+from nbsight.core import explain
+from nbsight.core.greenlets import Carrier
+
+if TYPE_CHECKING:
+    from nbsight.core.run import Run
+    from nbsight.core.tracer import Tracer
+
+__all__ = ["read_output"]
+
+
+def read_output(tracer: Tracer, run: Run, envoy: Any, frame: FrameType) -> Any:
+    """The output of a module for the body that asks; leaves everything unusual to `Tracer.read`."""
+    current = getcurrent()
+    worker = current.worker if type(current) is Carrier else None
+    if worker is None or worker.run is not run or worker.occurrence is not None or run.ended:
+        return tracer.read(envoy, "output", frame)
+    site, module = run.site, envoy._module
+    line = (frame.f_code, frame.f_lasti)
+    if site is None or site.module is not module or site.kind != "output":
+        stood = site
+        if module not in run.gated:
+            run.open(envoy._gates())
+            module = envoy._module
+        worker.crew.wait_at(worker, (module, "output"))
+        worker._hub.switch()
+        site = run.site
+        if site is None:
+            raise explain.missed(tracer, run, worker, envoy, "output", line, stood)
+        if worker.step is not None and run.passes > worker.step + 1:
+            raise explain.passed_in_step(tracer, run, worker, envoy, "output", line)
+        worker.last = (envoy, "output", line)
+    site.line = line
+    shown = site.shown
+    if worker in shown:
+        return shown[worker]
+    value, rows = site.value, worker.rows
+    if (
+        type(value) is torch.Tensor
+        and rows is not None
+        and not rows.is_whole
+        and worker not in site.views
+        and not value.is_inference()
+        and (value.requires_grad or not value._is_view())
+    ):
+        view = site.views[worker] = rows.narrow(value)
+    else:
+        view = site.view(worker)
+    if not envoy._is_literal:
+        view = envoy._show("output", view)
+    shown[worker] = view
+    return view
