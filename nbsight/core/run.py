@@ -96,7 +96,13 @@ class Participant:
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Return when the root's call `number` has begun or the run has ended."""
         while run.passes <= number and not run.ended:
-            run.advance()
+            if run.serve is None and run.go_straight(run.root, "pass"):
+                continue
+            run.want((run.root, "pass"))
+            try:
+                run.advance()
+            finally:
+                run.unwant((run.root, "pass"))
 
     def wait_for_end(self, run: Run) -> None:
         """Return when the run has ended."""
@@ -149,7 +155,13 @@ class Run:
         self.edits: list[Edit] = []
         self._wanted_inputs: dict[Any, int] = {}
         self._wanted_outputs: dict[Any, int] = {}
-        self.wanted = {"input": self._wanted_inputs, "output": self._wanted_outputs}
+        #: Whether somebody waits for the root's next call; nothing is shown there.
+        self._wanted_passes: dict[Any, int] = {}
+        self.wanted = {
+            "input": self._wanted_inputs,
+            "output": self._wanted_outputs,
+            "pass": self._wanted_passes,
+        }
         self.watchers: dict[str, dict[Any, list[Callable[[Site], None]]]] = {}
         #: Runs whatever else wants to act where the model stands (the captured bodies).
         self.serve: Callable[[], None] | None = None
@@ -174,6 +186,8 @@ class Run:
         """A gated module is called: stop before and after it if somebody waits there."""
         if module is self.root:
             self.passes += 1
+            if self._wanted_passes:
+                self._home.switch()  # type: ignore[union-attr]
         visits = self._visits
         visit = visits[module] = visits.get(module, -1) + 1
         skipped = False
@@ -252,7 +266,7 @@ class Run:
     @property
     def is_wanted(self) -> bool:
         """Whether somebody waits for any place."""
-        return bool(self.wanted["input"] or self.wanted["output"])
+        return bool(self._wanted_inputs or self._wanted_outputs or self._wanted_passes)
 
     def stands_at(self, key: Key) -> bool:
         """Whether the run stands at `key`."""
@@ -381,6 +395,7 @@ class Run:
             if self._began and not self.ended and not sys.is_finalizing():
                 self._wanted_inputs.clear()
                 self._wanted_outputs.clear()
+                self._wanted_passes.clear()
                 self.watchers = {}
                 self.site = None
                 while not self.ended:

@@ -109,8 +109,10 @@ class Worker(Participant):
 
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Give way until the root's call `number` has begun or the run has ended."""
-        while run.passes <= number and not run.ended:
-            self._give_way(lambda: run.ended or run.passes > number)
+        while run.passes <= number:
+            self.wait(run, (run.root, "pass"))
+            if run.ended:
+                return
 
     def wait_for_end(self, run: Run) -> None:
         """Give way until the run has ended; it then has to go to its end."""
@@ -277,6 +279,8 @@ class Crew:
         self._loose: list[Worker] = []
         #: The last site at which those who wait for it were let act.
         self._served: Any = None
+        #: The root's calls that they know of.
+        self._passes = 0
         run.serve = self.serve
 
     def add(self, worker: Worker) -> None:
@@ -347,19 +351,25 @@ class Crew:
             self._loose += [worker for there in self._for.values() for worker in there]
             self._for.clear()
         else:
-            site = run.site
-            able = []
+            site, able = run.site, []
             if site is not None and site is not self._served:
-                key = (site.module, site.kind)
-                if key in self._at:
-                    able = self._at.pop(key)
-                    run.unwant(key)
+                able = self._waiting_at((site.module, site.kind))
+            if run.passes != self._passes:
+                self._passes = run.passes
+                able += self._waiting_at((run.root, "pass"))
             self._served = site
         if self._loose:
             loose, self._loose = self._loose, []
             for worker in loose:
                 (able if worker.ready is None or worker.ready() else self._loose).append(worker)
         return able
+
+    def _waiting_at(self, key: Key) -> list[Worker]:
+        there = self._at.pop(key, None)
+        if there is None:
+            return []
+        self.run.unwant(key)
+        return there
 
     def _park(self, workers: list[Worker]) -> None:
         """Let those wait again whose turn did not come, because another's body failed."""
