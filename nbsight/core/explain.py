@@ -272,9 +272,9 @@ def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> st
     run = tracer.run
     participant = tracer.failed or tracer.participant()
     site = tracer.failed_at or (run.site if run is not None else None)
-    if run is None or site is None or participant not in site.views:
+    shown = None if site is None else site.shown_to(participant)
+    if run is None or site is None or shown is None:
         return None
-    shown = site.shown.get(participant, site.views[participant])
     path = f"{run.name(site.module)}.{site.kind}"
     lines = [f"the shapes on this line do not fit: {error}", f"  {show_text(*line)}"]
     lines.append(f"`{path}` is {describe(shown)} here{_tokens(participant.tokens)}")

@@ -139,6 +139,15 @@ class Model(Envoy):
             return args, {**kwargs, **options}, [Rows(0, 1, 1)]
         return _concatenate(prepared, options)
 
+    def _lighten(self, call: dict[str, Any], spoken: int) -> bool:
+        """Leave out of one forward what the code around it cannot ask for; say whether anything is.
+
+        Args:
+            call: The keyword arguments of the forward, to be changed.
+            spoken: The topics of that code (`nbsight.core.mentions`).
+        """
+        return False
+
     def _stepping(self, method: str) -> nn.Module:
         """The module whose calls are the steps of a run of this method."""
         return self._module

@@ -119,7 +119,7 @@ class PausedRun:
         if isinstance(site.module, nn.Module):
             envoy: Envoy = root._at(root._paths[id(site.module)])
             view = envoy._show(site.kind, view if site.kind == "output" else view[0])
-            self._tracer.driver_shown(site, view)
+            site.show(self._tracer.driver, site.shown_to(self._tracer.driver, view))
         return Here(path, site.kind, view)
 
     def finish(self) -> Any:

@@ -25,8 +25,12 @@ from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.sites import Edit, Line, Site, describe, show_line
 from nbsight.core.torch_state import (
     SideState,
+    any_autocast,
+    dispatch_depth,
+    function_depth,
     get_default_dtype,
     is_grad_enabled,
+    is_inference_mode_enabled,
     is_more_than_grad,
     set_grad,
     snapshot,
@@ -286,15 +290,21 @@ class Run:
         """
         carrier = self._carrier
         grad, dtype = is_grad_enabled(), get_default_dtype()
-        if carrier is None or self._state is not None or dtype is not self._dtype or is_more_than_grad():
+        if (
+            carrier is None
+            or self._state is not None
+            or dtype is not self._dtype
+            or is_inference_mode_enabled()
+            or any_autocast()
+            or function_depth()
+            or dispatch_depth()
+        ):
             return False
         site = self.site
         if site is not None:
             self.site = None
-            for tensor, version in site.versions:
-                if tensor._version != version:
-                    self._note_touch(site)
-                    break
+            if site.value._version != site.version if site.version is not None else site.is_touched:
+                self._note_touch(site)
         wanted = self.wanted[kind]
         wanted[module] = 1
         if grad is not self._grad:
@@ -303,7 +313,13 @@ class Run:
             carrier.switch()
         finally:
             self._grad, self._dtype = is_grad_enabled(), get_default_dtype()
-            if self._dtype is dtype and not is_more_than_grad():
+            if not (
+                self._dtype is not dtype
+                or is_inference_mode_enabled()
+                or any_autocast()
+                or function_depth()
+                or dispatch_depth()
+            ):
                 if self._grad is not grad:
                     set_grad(grad)
             else:
@@ -325,11 +341,8 @@ class Run:
                 self.site = None
                 if self.serve is not None and site.must_settle:
                     self._settle(site)
-                else:
-                    for tensor, version in site.versions:
-                        if tensor._version != version:
-                            self._note_touch(site)
-                            break
+                elif site.is_touched:
+                    self._note_touch(site)
             self._switch(None)
             if self.error is not None:
                 self._fail()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import linecache
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,13 +16,14 @@ from nbsight.core.batching import map_tensors, splice
 if TYPE_CHECKING:
     from nbsight.core.run import Participant
 
-__all__ = ["Edit", "Line", "Site", "describe", "locate", "show_line", "show_text"]
+__all__ = ["UNSEEN", "Edit", "Line", "Site", "describe", "locate", "show_line", "show_text"]
 
 #: A place in the user's code: a code object and an offset in it. Finding the line number takes
 #: a walk over the code's line table, so it is left to whoever needs it (see `locate`).
 Line = tuple[CodeType, int]
 
-_NOTHING: Any = object()
+#: In the place of a value that nobody has looked at.
+UNSEEN: Any = object()
 
 
 def locate(line: Line) -> tuple[str, int]:
@@ -75,66 +77,100 @@ class Site:
 
     `value` is what the model goes on with. Participants are shown their rows of it; what they
     assign is kept apart and put together when the run leaves the site.
+
+    A run makes one for every stop, so what few stops need has its default on the class.
     """
 
-    __slots__ = (
-        "assigned", "handed", "kind", "line", "module", "shown", "skip", "value", "versions", "views",
-        "visit",
-    )  # fmt: skip
+    #: What the call is to be replaced by.
+    skip: Any = UNSEEN
+    #: The line that asked last.
+    line: Line | None = None
+    #: The value as those see it who see all of it, and the form in which it is shown to them.
+    whole: Any = UNSEEN
+    whole_shown: Any = UNSEEN
+    #: The same for participants with rows of their own.
+    views: dict[Participant, Any] = MappingProxyType({})  # type: ignore[assignment]
+    shown: dict[Participant, Any] = MappingProxyType({})  # type: ignore[assignment]
+    assigned: dict[Participant, Any] | None = None
+    handed: dict[Participant, Any] | None = None
+    #: The tensors of a container and their counts of changes when the model came here.
+    versions: Sequence[tuple[torch.Tensor, int]] = ()
 
     def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
         self.module = module
         self.kind = kind
         self.visit = visit
         self.value = value
-        self.skip: Any = _NOTHING
-        self.line: Line | None = None
-        self.views: dict[Participant, Any] = {}
-        self.shown: dict[Participant, Any] = {}
-        self.assigned: dict[Participant, Any] | None = None
-        self.handed: dict[Participant, Any] | None = None
-        if type(value) is torch.Tensor and not value.is_inference():
-            self.versions = [(value, value._version)]
+        #: A plain tensor's count of changes; None for others, and after an assignment.
+        self.version: int | None = None
+        if type(value) is torch.Tensor:
+            if not value.is_inference():  # those do not count their changes
+                self.version = value._version
         else:
             self.versions = []
             map_tensors(value, self._remember)
 
     def _remember(self, tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_inference():  # those do not count their versions
-            self.versions.append((tensor, tensor._version))
+        if not tensor.is_inference():
+            self.versions.append((tensor, tensor._version))  # type: ignore[attr-defined]
         return tensor
 
     @property
     def is_skipped(self) -> bool:
         """Whether the module's call is to be replaced by `skip`."""
-        return self.skip is not _NOTHING
+        return self.skip is not UNSEEN
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether a tensor was changed in place since the model came here."""
+        if self.version is not None:
+            return self.value._version != self.version
+        return any(tensor._version != version for tensor, version in self.versions)
 
     def view(self, participant: Participant) -> Any:
         """This participant's rows of the value; the same object each time it asks."""
+        rows = participant.rows
+        if rows is None or rows.is_whole:
+            if self.whole is UNSEEN:
+                if self.assigned:
+                    self.settle()
+                else:
+                    self._make_editable()
+                self.whole = self.value
+            return self.whole
         views = self.views
         if participant in views:
             return views[participant]
-        rows = participant.rows
-        value = self.value
-        plain = rows is None and type(value) is torch.Tensor
-        if plain and not value._is_view() and not value.is_inference():
-            views[participant] = value
-            return value
         if not self.assigned:
             self._make_editable()
-        if rows is None or rows.is_whole:
-            if self.assigned:
-                self.settle()
-            view = self.value
-        else:
-            view = rows.narrow(self.value)
-            if view is not self.value and not isinstance(view, (torch.Tensor, tuple)):
-                # A copy of a container: what is put into it must find its way back.
-                if self.handed is None:
-                    self.handed = {}
-                self.handed[participant] = copy.copy(view)
+        view = rows.narrow(self.value)
+        if view is not self.value and not isinstance(view, (torch.Tensor, tuple)):
+            # A copy of a container: what is put into it must find its way back.
+            if self.handed is None:
+                self.handed = {}
+            self.handed[participant] = copy.copy(view)
+        if not views:
+            views = self.views = {}
         views[participant] = view
         return view
+
+    def shown_to(self, participant: Participant, otherwise: Any = None) -> Any:
+        """What this participant was shown, if it has looked."""
+        rows = participant.rows
+        if rows is None or rows.is_whole:
+            return otherwise if self.whole_shown is UNSEEN else self.whole_shown
+        return self.shown.get(participant, otherwise)
+
+    def show(self, participant: Participant, shown: Any) -> Any:
+        """Remember the form in which the value was shown, and return it."""
+        rows = participant.rows
+        if rows is None or rows.is_whole:
+            self.whole_shown = shown
+        else:
+            if not self.shown:
+                self.shown = {}
+            self.shown[participant] = shown
+        return shown
 
     def _make_editable(self) -> None:
         """Let the block edit the value in place, whatever mode the model made it in."""
@@ -149,17 +185,19 @@ class Site:
         """Let the model go on with `value` in this participant's rows."""
         if participant.rows is None or participant.rows.is_whole:
             # Later readers of this site see it at once; earlier rows are overruled.
-            self.value = value
-            self.assigned = None
-            self.views = {participant: value}
-            self.shown = {participant: shown}
-            self.versions = []
+            self.value = self.whole = value
+            self.whole_shown = shown
+            self.assigned = self.handed = None
+            self.views, self.shown = {}, {}
+            self.version, self.versions = None, ()
         else:
+            self.view(participant)
             self.views[participant] = value
-            self.shown[participant] = shown
+            self.show(participant, shown)
             if self.assigned is None:
                 self.assigned = {}
             self.assigned[participant] = value
+            self.whole = self.whole_shown = UNSEEN
 
     def settle(self) -> None:
         """Put the participants' values together; the run is about to go on."""
@@ -175,15 +213,14 @@ class Site:
         pairs = [(p.rows, value) for p, value in parts.items() if p.rows is not None]
         if pairs:
             self.value = splice(self.value, pairs)
+            self.version, self.versions = None, ()
 
     @property
     def must_settle(self) -> bool:
         """Whether anybody's rows have to be put back."""
         if self.assigned or self.handed:
             return True
-        if not self.views or all(p.rows is None or p.rows.is_whole for p in self.views):
-            return False
-        return self._records_rows
+        return bool(self.views) and self._records_rows
 
     @property
     def _records_rows(self) -> bool:

@@ -21,13 +21,14 @@ from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
 from nbsight.core.edits import replay
-from nbsight.core.gradients import Handed, speaks_of_gradients
+from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
+from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.scan import fake_call
-from nbsight.core.sites import Line, Site, describe
+from nbsight.core.sites import UNSEEN, Line, Site, describe
 from nbsight.core.steps import Steps
 from nbsight.core.workers import Crew
 from nbsight.errors import EditError, InputError, OutsideTraceError
@@ -80,6 +81,10 @@ class Tracer:
         self.failed_at: Any = None
         self._fills_cache = False
         self._has_result = False
+        #: What the code around the block speaks of; None when its values may be used anywhere.
+        self.spoken: int | None = None
+        #: Whether the model was told to leave out what that code does not speak of.
+        self.is_light = False
         self.saved: list[tuple[Any, Saved | None]] = []
         #: The frame that holds the block, while the block runs.
         self.frame: FrameType | None = None
@@ -103,8 +108,9 @@ class Tracer:
         self.done, self.run, self.invokes = False, None, []
         back = frame.f_back
         self.lent = back is not None and back.f_globals.get("__name__") == "contextlib"
+        self.spoken = topics(frame.f_code, frame.f_globals)
         if self.grad is None:
-            self.grad = speaks_of_gradients(frame.f_code, frame.f_globals)
+            self.grad = bool(self.spoken & GRADIENTS)
         if self.root._has_input(self.args, self.kwargs):
             prepared = self.root._prepare(self.args, self.kwargs)
             self.run = self.start([prepared], {})[0]
@@ -230,6 +236,8 @@ class Tracer:
             root._load()
         args, kwargs, rows = root._join(prepared, self.method, options)
         self._fills_cache = kwargs.get("past_key_values") is not None
+        if self.spoken is not None and self.method == "forward" and not in_job():
+            self.is_light = root._lighten(kwargs, self.spoken)
         module = root._module
         method = module if self.method == "forward" else getattr(module, self.method)
         run = Run(
@@ -431,17 +439,17 @@ class Tracer:
                 raise explain.passed_in_step(self, run, driver, envoy, "output", line)
             driver.last = (envoy, "output", line)
         site.line = line
-        shown = site.shown
-        if driver in shown:
-            return shown[driver]
+        shown = site.whole_shown
+        if shown is not UNSEEN:
+            return shown
         view = site.value
-        if type(view) is not torch.Tensor or view._is_view() or view.is_inference():
+        if site.version is None or view._is_view():
             view = site.view(driver)
         else:
-            site.views[driver] = view
+            site.whole = view
         if not envoy._is_literal:
             view = envoy._show("output", view)
-        shown[driver] = view
+        site.whole_shown = view
         return view
 
     def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
@@ -452,16 +460,15 @@ class Tracer:
             if self.handed is not None:
                 self.handed.note(view, (envoy, what, site.line))
             return view
-        shown = site.shown
-        if participant in shown:
-            return shown[participant]
+        shown = site.shown_to(participant, UNSEEN)
+        if shown is not UNSEEN:
+            return shown
         view = site.view(participant)
         if what == "input":
             view = _first(view)
         if self.handed is not None:
             self.handed.note(view, (envoy, what, site.line))
-        view = shown[participant] = envoy._show(what, view)
-        return view
+        return site.show(participant, envoy._show(what, view))
 
     def write(self, envoy: Any, what: str, value: Any, frame: FrameType) -> None:
         """Replace the value at a module in the rows of the participant that asks."""
@@ -501,10 +508,6 @@ class Tracer:
             )
         site.skip = value
         self._running("skip").skipped[envoy._module] = site.line
-
-    def driver_shown(self, site: Site, value: Any) -> None:
-        """Remember what the block was shown at a site, so that it gets the same object again."""
-        site.shown.setdefault(self.driver, value)
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""
