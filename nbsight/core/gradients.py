@@ -25,6 +25,7 @@ __all__ = ["Handed", "Place", "leaves_of", "name_of", "release"]
 #: Where a value was handed out, and the line that asked: (envoy, what, line).
 Place = tuple[Any, str, "Line | None"]
 
+
 def name_of(place: Place) -> str:
     """A place as the user writes it."""
     envoy, what, _ = place

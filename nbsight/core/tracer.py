@@ -12,7 +12,6 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from greenlet import getcurrent
 
 from nbsight.core import context, explain

@@ -263,6 +263,12 @@ class LanguageModel(NNsight):
     def _join(
         self, prepared: list[Prompt], method: str, options: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], list[Rows]]:
+        if len(prepared) == 1 and not options and method == "forward" and prepared[0].is_bare:
+            # One prompt of ids is given to the model as it is, and nothing else with it.
+            self._remember(prepared)
+            ids, size = prepared[0].fields["input_ids"], prepared[0].size
+            device = self._input_device()
+            return (), {"input_ids": ids if ids.device == device else ids.to(device)}, [Rows(0, size, size)]
         refuse_tokenizer_options(options)
         call, rows = self._joined(prepared, method, self._input_device())
         call.update(options)
@@ -335,9 +341,11 @@ class LanguageModel(NNsight):
     # -- two prompts that do not line up -------------------------------------------------------
 
     def _remember(self, prepared: list[Prompt]) -> None:
-        if not hasattr(self._seen, "prompts"):
-            self._seen.prompts = deque(maxlen=REMEMBERED)
-        self._seen.prompts.extendleft(prepared)
+        try:
+            seen = self._seen.prompts
+        except AttributeError:
+            seen = self._seen.prompts = deque(maxlen=REMEMBERED)
+        seen.extendleft(prepared)
 
     def _tokens_of(self, prepared: Prompt) -> list[str] | None:
         """The tokens of one prompt as text; None for several rows or without a tokenizer."""

@@ -184,8 +184,8 @@ class LogitsOutput(_Reading):
             return whole[name]
         if name == "past_key_values" and self._is_light:
             raise PathError(
-                "this run kept no cache of keys and values: nothing in the code around the trace speaks of one. "
-                "Write `model.trace(prompt, use_cache=True)`."
+                "this run kept no cache of keys and values: nothing in the code around the trace speaks of "
+                "one. Write `model.trace(prompt, use_cache=True)`."
             )
         if whole is not None and not name.startswith("_") and hasattr(type(whole), name):
             return getattr(whole, name)  # an unset field is None, as on the Hugging Face output
@@ -352,7 +352,8 @@ def show_logits(value: Any, *, is_light: bool = False) -> Any:
     place = _logits_place(value)
     if place is _NOWHERE:
         return value
-    shown = _reading(LogitsOutput, value, None) if place is None else _reading(LogitsOutput, value[place], value)
+    logits, whole = (value, None) if place is None else (value[place], value)
+    shown = _reading(LogitsOutput, logits, whole)
     shown.__dict__["_is_light"] = is_light
     return shown
 
