@@ -33,6 +33,8 @@ class Envoy:
         parent: The envoy above; None for the root.
     """
 
+    #: Whether it stands for a module (and not for an operation inside a forward).
+    _is_module = True
     #: Whether values are shown as they are: a class that overrides `_show` says no.
     _is_literal = True
     _module: nn.Module

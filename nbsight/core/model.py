@@ -39,6 +39,7 @@ class Model(Envoy):
         super().__init__(module)
         object.__setattr__(self, "_envoys", {})
         object.__setattr__(self, "_spares", {})
+        object.__setattr__(self, "_habits", {})
         object.__setattr__(self, "_edits", [])
         object.__setattr__(self, "_family", self)
         self._point_at(module)
@@ -160,7 +161,7 @@ class Model(Envoy):
         """The same model with edits of its own."""
         copy = object.__new__(type(self))
         own = {k: v for k, v in self.__dict__.items() if not isinstance(v, Envoy)}
-        copy.__dict__.update(own, _children={}, _envoys={}, _root=copy, _parent=None)
+        copy.__dict__.update(own, _children={}, _envoys={}, _spares={}, _habits={}, _root=copy, _parent=None)
         copy.__dict__.update(_edits=list(self._edits), _family=self._family)
         copy._point_at(self._module)
         return copy
@@ -213,6 +214,7 @@ class Model(Envoy):
                 envoys[id(new)] = envoy
         object.__setattr__(self, "_envoys", envoys)
         self._spares.clear()
+        self._habits.clear()
 
     def _envoy_of(self, module: nn.Module, path: str, parent: Envoy) -> Envoy:
         known = self._envoys.get(id(module))
@@ -233,6 +235,7 @@ class Model(Envoy):
             "_children",
             "_envoys",
             "_spares",
+            "_habits",
             "_family",
             "_paths",
             "_other_paths",
@@ -247,7 +250,9 @@ class Model(Envoy):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _children={}, _envoys={}, _spares={}, _root=self, _parent=None)
+        self.__dict__.update(
+            state, _children={}, _envoys={}, _spares={}, _habits={}, _root=self, _parent=None
+        )
         self.__dict__["_family"] = self
         self._point_at(state["_module"])
 

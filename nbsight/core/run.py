@@ -158,6 +158,10 @@ class Run:
         self.serve: Callable[[], None] | None = None
         self._visits: dict[nn.Module, int] = {}
         self.gated: dict[nn.Module, Gate] = {}
+        #: The envoys whose gates were opened when they were asked for.
+        self.opened: list[Any] = []
+        #: Whether a loop over the calls of a module has counted them.
+        self.counts_calls = False
         #: Whose operations can be stopped at: modules and operations, and the `Source` of each.
         self.rewrites: dict[Any, Any] = {}
         #: What is about to be called, while the run stands at an input.

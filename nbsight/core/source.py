@@ -216,6 +216,8 @@ def _doors(source: Source) -> tuple[Callable[..., Any], Callable[[int, Any], Any
 class Operation:
     """One operation of a function: a call, or an assignment."""
 
+    _is_module = False
+
     def __init__(self, source: Source, named: Named) -> None:
         self._view = source
         self._named = named

@@ -79,6 +79,7 @@ def _next_pass(run: Run, participant: Participant, number: int) -> bool | None:
 def _next_call(run: Run, participant: Participant, number: int) -> bool | None:
     """One forward has no passes: a turn means call `number` of the modules that it asks for."""
     participant.occurrence = number
+    run.counts_calls = True
     key, participant.turn_key = participant.turn_key, None
     if key is not None:
         participant.wait_for_occurrence(run, key)
