@@ -12,7 +12,7 @@ place they asked for). README.md beside this file has the picture.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import nn
 
 from nbsight.core.batching import Rows
-from nbsight.core.gates import Gate, close_gates, open_gate
+from nbsight.core.gates import Gate, close_gates, open_gates
 from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.sites import Edit, Line, Site, describe, show_line
 from nbsight.core.torch_state import (
@@ -70,18 +70,19 @@ class Participant:
         rows: The part of the batch that is theirs; None for all of it.
     """
 
+    #: In a loop over calls of a module within one forward: the call that is meant.
+    occurrence: int | None = None
+    #: The first place that the present turn of a loop asked for.
+    turn_key: Key | None = None
+    #: The step of a generation to which requests are bound; None binds them to what comes.
+    step: int | None = None
+    #: Finds the tokens of this participant's prompt, for messages.
+    tokens: Callable[[], Any] | None = None
+    #: The last place that was reached and the line that asked, for messages.
+    last: Reached | None = None
+
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows
-        #: In a loop over calls of a module within one forward: the call that is meant.
-        self.occurrence: int | None = None
-        #: The first place that the present turn of a loop asked for.
-        self.turn_key: Key | None = None
-        #: The step of a generation to which requests are bound; None binds them to what comes.
-        self.step: int | None = None
-        #: Finds the tokens of this participant's prompt, for messages.
-        self.tokens: Callable[[], Any] | None = None
-        #: The last place that was reached and the line that asked, for messages.
-        self.last: Reached | None = None
 
     def wait(self, run: Run, key: Key) -> None:
         """Return when the run stands at `key` next, or has ended."""
@@ -117,6 +118,40 @@ class Run:
         spares: Gates that earlier runs of the model used, to be hung up again.
     """
 
+    # What most runs never need has its default here: a run is made for every trace.
+
+    #: Turns an error of the model's into the one that the user sees.
+    explain: Callable[[Run, BaseException], BaseException] = staticmethod(lambda run, error: error)
+    #: The root envoy, for messages.
+    model: Any = None
+    #: The message of the model's own failure, if it failed.
+    failure: str | None = None
+    #: Whether the call returned (it did not fail and was not unwound).
+    finished = False
+    ended = False
+    #: The arguments with which the same forward can be run once more, if it can.
+    repeat: tuple[Any, Any] | None = None
+    #: Where the run stands.
+    site: Site | None = None
+    #: How many times the root was called.
+    passes = 0
+    must_finish = False
+    result: Any = None
+    error: BaseException | None = None
+    #: Runs whatever else wants to act where the model stands (the captured bodies).
+    serve: Callable[[], None] | None = None
+    #: Whether a loop over the calls of a module has counted them.
+    counts_calls = False
+    #: What is about to be called, while the run stands at an input.
+    callee: Any = None
+    _carrier: Carrier | None = None
+    _home: greenlet | None = None
+    # The model side's torch switches: grad mode and dtype, and all of them if that is not all.
+    _grad = False
+    _dtype: Any = None
+    _state: SideState | None = None
+    _began = False
+
     def __init__(
         self,
         call: Callable[[], Any],
@@ -131,49 +166,20 @@ class Run:
         self.grad = grad
         self.name = name
         self.spares = {} if spares is None else spares
-        #: Turns an error of the model's into the one that the user sees.
-        self.explain: Callable[[Run, BaseException], BaseException] = lambda run, error: error
-        #: The root envoy, for messages.
-        self.model: Any = None
-        #: The message of the model's own failure, if it failed.
-        self.failure: str | None = None
         #: Modules whose call was replaced, and the line that said so.
         self.skipped: dict[Any, Line | None] = {}
-        #: Whether the call returned (it did not fail and was not unwound).
-        self.finished = False
-        #: The arguments with which the same forward can be run once more, if it can.
-        self.repeat: tuple[Any, Any] | None = None
-        self.site: Site | None = None
-        self.passes = 0
-        self.ended = False
-        self.must_finish = False
-        self.result: Any = None
-        self.error: BaseException | None = None
         self.edits: list[Edit] = []
         self._wanted_inputs: dict[Any, int] = {}
         self._wanted_outputs: dict[Any, int] = {}
         self.wanted = {"input": self._wanted_inputs, "output": self._wanted_outputs}
         self.watchers: dict[str, dict[Any, list[Callable[[Site], None]]]] = {}
-        #: Runs whatever else wants to act where the model stands (the captured bodies).
-        self.serve: Callable[[], None] | None = None
         self._visits: dict[nn.Module, int] = {}
         self.gated: dict[nn.Module, Gate] = {}
         #: The envoys whose gates were opened when they were asked for.
         self.opened: list[Any] = []
-        #: Whether a loop over the calls of a module has counted them.
-        self.counts_calls = False
         #: Whose operations can be stopped at: modules and operations, and the `Source` of each.
         self.rewrites: dict[Any, Any] = {}
-        #: What is about to be called, while the run stands at an input.
-        self.callee: Any = None
-        self._carrier: Carrier | None = None
-        self._home: greenlet | None = None
-        # The model side's torch switches: grad mode and dtype, and all of them if that is not all.
-        self._grad = False
-        self._dtype: Any = None
-        self._state: SideState | None = None
         self._guards: list[Any] = []
-        self._began = False
 
     # -- the model's side ----------------------------------------------------------------------
 
@@ -226,17 +232,17 @@ class Run:
 
     # -- the users' side -----------------------------------------------------------------------
 
-    def open(self, modules: list[Any]) -> None:
+    def open(self, modules: Iterable[Any]) -> None:
         """Put gates on these modules for as long as the run lasts; let sources stand in."""
-        gates = self.gated
         if self.ended:
             return
+        plain = []
         for module in modules:
-            if module not in gates:
-                if isinstance(module, nn.Module):
-                    gates[module] = open_gate(module, self.spares)
-                else:  # a `Source`
-                    self.rewrites[module._module] = module
+            if isinstance(module, nn.Module):
+                plain.append(module)
+            else:  # a `Source`
+                self.rewrites[module._module] = module
+        open_gates(plain, self.spares, self.gated)
 
     def watch(self, key: Key, watcher: Callable[[Site], None]) -> None:
         """Call `watcher` with the site, after all edits, whenever the model passes `key`."""

@@ -152,7 +152,10 @@ def plain_of(value: torch.Tensor) -> torch.Tensor:
 def warn_of_changes(saved: list[tuple[Any, Saved | None]]) -> None:
     """Say it when a saved tensor was changed in place between its `save()` and now."""
     for value, record in saved:
-        if record is None or record.version is None or plain_of(value)._version == record.version:
+        if record is None or record.version is None:
+            continue
+        plain = value if type(value) is torch.Tensor else plain_of(value)
+        if plain._version == record.version:
             continue
         filename, number = locate(record.line)
         warnings.warn_explicit(

@@ -20,6 +20,7 @@ from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
 from nbsight.core.edits import replay
+from nbsight.core.gates import open_gates
 from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
@@ -59,48 +60,57 @@ class Tracer:
         iter: The steps of a generation: `for step in tracer.iter[:]`.
     """
 
+    # What most traces never need has its default here.
+
+    grad_asked: bool | None = None
+    finish_asked = False
+    remote: Any = None
+    scan = False
+    run: Run | None = None
+    #: The worker whose block failed, while that is being explained.
+    failed: Any = None
+    failed_at: Any = None
+    #: The frame that holds the block, while the block runs.
+    frame: FrameType | None = None
+    done = False
+    #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
+    lent = False
+    #: Whether code that the block did not call may read from it.
+    answers_anywhere = False
+    #: What the code around the block speaks of; None when its values may be used anywhere.
+    spoken: int | None = None
+    #: Whether the model was told to leave out what that code does not speak of.
+    is_light = False
+    #: What the block has read and written, while the trace records gradients.
+    handed: Handed | None = None
+    _crew: Crew | None = None
+    _captured: Captured | None = None
+    _fills_cache = False
+    _has_result = False
+    #: The `with` statement, as a code object and an offset in it.
+    _habit: Line | None = None
+
     def __init__(self, model: Model, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kwargs = dict(kwargs)
         self.root = model
         self.method = method
-        self.grad: bool | None = kwargs.pop("grad", None)
-        self.grad_asked = self.grad
-        self.finish_asked: bool = bool(kwargs.pop("finish", False))
-        self.remote = kwargs.pop("remote", None)
-        for option in _REMOTE_OPTIONS:
+        self.grad: bool | None = None
+        if kwargs:
+            kwargs = dict(kwargs)
+            self.grad = self.grad_asked = kwargs.pop("grad", None)
+            self.finish_asked = bool(kwargs.pop("finish", False))
+            self.remote = kwargs.pop("remote", None)
+            self.scan = bool(kwargs.pop("_scan", False))
             if not self.remote:
-                kwargs.pop(option, None)
-        self.scan: bool = bool(kwargs.pop("_scan", False))
-        self._crew: Crew | None = None
+                for option in _REMOTE_OPTIONS:
+                    kwargs.pop(option, None)
         self.args = args
         self.kwargs = kwargs
         self.driver = Participant()
-        # Outside a loop over steps, a generation's places are those of its first pass.
-        self.driver.step = 0 if method == "generate" else None
-        self.run: Run | None = None
+        if method == "generate":
+            # Outside a loop over steps, a generation's places are those of its first pass.
+            self.driver.step = 0
         self.invokes: list[Invoker] = []
-        #: The worker whose block failed, while that is being explained.
-        self.failed: Any = None
-        self.failed_at: Any = None
-        self._fills_cache = False
-        self._has_result = False
-        #: What the code around the block speaks of; None when its values may be used anywhere.
-        self.spoken: int | None = None
-        #: Whether the model was told to leave out what that code does not speak of.
-        self.is_light = False
         self.saved: list[tuple[Any, Saved | None]] = []
-        #: The frame that holds the block, while the block runs.
-        self.frame: FrameType | None = None
-        self.done = False
-        #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
-        self.lent = False
-        #: Whether code that the block did not call may read from it.
-        self.answers_anywhere = False
-        self._captured: Captured | None = None
-        #: What the block has read and written, while the trace records gradients.
-        self.handed: Handed | None = None
-        #: The `with` statement, as a code object and an offset in it.
-        self._habit: Line | None = None
 
     # -- the with statement --------------------------------------------------------------------
 
@@ -146,8 +156,7 @@ class Tracer:
         self._habit = habit = (frame.f_code, frame.f_lasti)
         known = self.root._habits.get((id(habit[0]), habit[1]))
         if known is not None and known[0] is habit[0]:
-            for envoy in known[1]:
-                run.open(envoy._gates())
+            open_gates([m for envoy in known[1] for m in envoy._gates()], run.spares, run.gated)
 
     def _note_usual(self) -> None:
         """Remember the places that had to be opened one by one, for the next time."""

@@ -266,9 +266,10 @@ class LanguageModel(NNsight):
         if len(prepared) == 1 and not options and method == "forward" and prepared[0].is_bare:
             # One prompt of ids is given to the model as it is, and nothing else with it.
             self._remember(prepared)
-            ids, size = prepared[0].fields["input_ids"], prepared[0].size
+            ids: Any = prepared[0].fields["input_ids"]
             device = self._input_device()
-            return (), {"input_ids": ids if ids.device == device else ids.to(device)}, [Rows(0, size, size)]
+            ids = ids if ids.device == device else ids.to(device)
+            return (), {"input_ids": ids}, [Rows(0, prepared[0].size, prepared[0].size)]
         refuse_tokenizer_options(options)
         call, rows = self._joined(prepared, method, self._input_device())
         call.update(options)
