@@ -43,6 +43,8 @@ class Envoy:
     _parent: Envoy | None
     _root: Envoy
     _children: dict[str, Envoy]
+    #: Whether it is indexed by numbers.
+    _is_list: bool
 
     def __init__(self, module: nn.Module, path: str = "", parent: Envoy | None = None) -> None:
         set_ = object.__setattr__
@@ -53,6 +55,7 @@ class Envoy:
         set_(self, "_root", self if parent is None else parent._root)
         set_(self, "_children", {})
         set_(self, "_gated", None)
+        set_(self, "_is_list", isinstance(module, (nn.ModuleList, nn.Sequential)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -212,8 +215,7 @@ class Envoy:
         if type(key) is int and key >= 0:  # the common case first: a block by its number
             name = str(key)
             child = self._children.get(name)
-            there = child is not None and self._module._modules.get(name) is child._module
-            if there and isinstance(self._module, (nn.ModuleList, nn.Sequential)):
+            if child is not None and self._is_list and self._module._modules.get(name) is child._module:
                 return child
         names = self._children_names()
         if isinstance(key, str):

@@ -21,6 +21,7 @@ from nbsight.errors import InputError
 __all__ = ["Model", "wrap"]
 
 _training = attrgetter("training")
+_ALONE = Rows(0, 1, 1)
 
 
 class Model(Envoy):
@@ -137,7 +138,7 @@ class Model(Envoy):
         """The arguments of the one call that serves all invokes, and each invoke's rows."""
         if len(prepared) == 1:
             args, kwargs = prepared[0]
-            return args, {**kwargs, **options}, [Rows(0, 1, 1)]
+            return args, {**kwargs, **options}, [_ALONE]
         return _concatenate(prepared, options)
 
     def _lighten(self, call: dict[str, Any], spoken: int) -> bool:

@@ -189,6 +189,19 @@ class Run:
             self.passes += 1
         visits = self._visits
         visit = visits[module] = visits.get(module, -1) + 1
+        if self._wanted_inputs or self.watchers or self.rewrites:
+            return self._pass_watched(module, forward, args, kwargs, visit)
+        value = forward(*args, **kwargs)
+        if module in self._wanted_outputs:
+            site = self.site = Site(module, "output", visit, value)
+            self._home.switch()  # type: ignore[union-attr]
+            return site.value
+        return value
+
+    def _pass_watched(
+        self, module: Any, forward: Callable[..., Any], args: Any, kwargs: Any, visit: int
+    ) -> Any:
+        """The same where more than outputs is wanted."""
         skipped = False
         if module in self._wanted_inputs or self.watchers:
             self.callee = forward
@@ -197,16 +210,12 @@ class Run:
             args, kwargs = site.value
         if skipped:
             value = site.skip
-        elif self.rewrites and module in self.rewrites:
+        elif module in self.rewrites:
             value = self.rewrites[module].stand_in(forward)(*args, **kwargs)
         else:
             value = forward(*args, **kwargs)
-        if self.watchers:
+        if module in self._wanted_outputs or self.watchers:
             return self._stop(Site(module, "output", visit, value)).value
-        if module in self._wanted_outputs:
-            site = self.site = Site(module, "output", visit, value)
-            self._home.switch()  # type: ignore[union-attr]
-            return site.value
         return value
 
     def _stop(self, site: Site) -> Site:
@@ -457,7 +466,8 @@ class Run:
             # What a run needs no more would keep inputs and blocks alive through it.
             self.serve = None
             self.call = _nothing
-            self.edits = [replace(edit, site=None) for edit in self.edits]
+            if self.edits:
+                self.edits = [replace(edit, site=None) for edit in self.edits]
             self.callee = None
 
     @property
