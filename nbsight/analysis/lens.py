@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
 
+from nbsight.analysis.provenance import provenance
 from nbsight.analysis.unembedding import hidden_state, last_blocks, unembedding_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
@@ -50,15 +50,16 @@ def logit_lens(model: LanguageModel, prompt: Any, *, top_k: int = 5) -> Lens:
         probs, top_ids = unembedding.top(rows, top_k)
     shape = (len(blocks), ids.shape[1], probs.shape[-1])
     words = {index: _words(model, [index])[0] for index in set(top_ids.flatten().tolist())}
+    text = prompt if isinstance(prompt, str) else _text(model, ids)
     return Lens(
-        prompt=prompt if isinstance(prompt, str) else _text(model, ids),
+        prompt=text,
         tokens=_words(model, ids[0].tolist()),
         layers=range(len(blocks)),
         top_ids=top_ids.reshape(shape).numpy(),
         top_tokens=np.array([words[index] for index in top_ids.flatten().tolist()], object).reshape(shape),
         top_probs=probs.reshape(shape).numpy(),
         model=str(model._name),
-        provenance=_provenance(model),
+        provenance=provenance(model, [text]),
         detail=_Detail(model, ids),
     )
 
@@ -129,21 +130,3 @@ def _words(model: LanguageModel, ids: list[int]) -> list[str]:
 
 def _text(model: LanguageModel, ids: torch.Tensor) -> str:
     return "".join(_words(model, ids[0].tolist()))
-
-
-def _provenance(model: LanguageModel) -> dict[str, Any]:
-    """What the numbers depend on."""
-    module = model._model
-    versions = {}
-    for package in ("nbsight", "torch", "transformers"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a checkout that was not installed
-            versions[package] = "unknown"
-    return {
-        "model": str(model._name),
-        "revision": getattr(model.config, "_commit_hash", None),
-        "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
-        "attn_implementation": getattr(model.config, "_attn_implementation", None),
-        **versions,
-    }
