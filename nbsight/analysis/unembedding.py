@@ -46,6 +46,11 @@ class Unembedding:
     head: nn.Module
     after: Scale | None = None
 
+    @property
+    def first(self) -> nn.Module:
+        """The module that reads the residual stream."""
+        return self.chain[0] if self.chain else self.head
+
     def logits(self, resid: torch.Tensor) -> torch.Tensor:
         """Logits of residual vectors, (row, d_vocab).
 
