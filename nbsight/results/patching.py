@@ -230,15 +230,15 @@ class Patching(Result):
 def _mean(shares: Floats) -> Floats:
     known = np.isfinite(shares)
     with np.errstate(invalid="ignore"):
-        mean = np.where(known, shares, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+        mean: Any = np.where(known, shares, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
     return np.asarray(mean, np.float64)
 
 
 def _signs(count: int, seed: int, draws: int) -> Floats:
     if 2**count <= draws:  # all of them: the p-values are exact
-        return 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+        return np.asarray(1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1), np.float64)
     drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (draws - 1, count))
-    return np.concatenate([np.ones((1, count)), drawn]).astype(np.float64)
+    return np.asarray(np.concatenate([np.ones((1, count)), drawn]), np.float64)
 
 
 def _number(values: Floats) -> str:
