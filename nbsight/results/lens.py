@@ -55,6 +55,11 @@ class Lens(Result):
         top_ids: Token ids, int, shape (layer, position, rank), likeliest first.
         top_tokens: The same as text, shape (layer, position, rank).
         top_probs: Probabilities over the whole vocabulary, float32, shape (layer, position, rank).
+        entropy: Entropy of the distribution in nats, float32, (layer, position); None unless asked for.
+        kl: KL(last layer ‖ this layer) in nats, float32, (layer, position); None unless asked for.
+        tracked: Tokens that were followed, as text.
+        track_probs: Their probabilities, float32, (layer, position, tracked); None without any.
+        track_ranks: How many tokens are likelier, int, (layer, position, tracked); 0 is the top.
         model: The name under which the model was loaded.
         provenance: What the numbers depend on: model, revision, dtype, attention implementation,
             versions of libraries. Plain values only.
@@ -71,6 +76,15 @@ class Lens(Result):
     top_tokens: NDArray[np.object_] = variable("layer", "position", "rank", name="prediction")
     top_probs: NDArray[np.float32] = variable(
         "layer", "position", "rank", name="probability", unit="probability"
+    )
+    entropy: NDArray[np.float32] | None = variable("layer", "position", unit="nats", default=None)
+    kl: NDArray[np.float32] | None = variable("layer", "position", unit="nats", default=None)
+    tracked: Sequence[str] = coordinate("tracked", default=())
+    track_probs: NDArray[np.float32] | None = variable(
+        "layer", "position", "tracked", name="tracked_probability", unit="probability", default=None
+    )
+    track_ranks: NDArray[np.integer[Any]] | None = variable(
+        "layer", "position", "tracked", name="tracked_rank", default=None
     )
     model: str = ""
     detail: Callable[[int, int, int], LensCell] | None = field(
