@@ -15,9 +15,19 @@ import torch
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 
-__all__ = ["Metric", "as_metric", "kl_divergence", "log_probability", "logit_difference", "probability"]
+__all__ = [
+    "Answers",
+    "Metric",
+    "as_metric",
+    "kl_divergence",
+    "log_probability",
+    "logit_difference",
+    "metric_of",
+    "probability",
+]
 
 Token = str | int
+Answers = tuple[Token, Token]
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,39 @@ def as_metric(metric: Any) -> Metric:
         f"a metric is a function of logits (row, d_vocab); this is a {type(metric).__name__}. Write "
         "`logit_difference(model, answer, wrong)`, or a function that gives one number for each row."
     )
+
+
+def metric_of(model: LanguageModel, metric: Any, answers: Answers | None, clean: torch.Tensor) -> Metric:
+    """The metric that an analysis was asked for.
+
+    Args:
+        model: The model.
+        metric: A metric, a function, or "logit_difference", "probability" or "kl"; None means the first.
+        answers: The right answer and the other one.
+        clean: The prompt that is answered rightly, (1, position): the reference of "kl".
+
+    Raises:
+        InputError: there is no such metric, or it needs answers.
+    """
+    if metric == "kl":
+        with model.trace(clean, grad=False):
+            reference = model.output.logits[0, -1]
+        return kl_divergence(reference)
+    if metric is not None and not isinstance(metric, str):
+        return as_metric(metric)
+    if metric not in (None, "logit_difference", "probability"):
+        raise InputError(
+            f'there is no metric {metric!r}; there are "logit_difference", "probability" and "kl", and any '
+            "function of logits (row, d_vocab)."
+        )
+    if answers is None:
+        raise InputError(
+            'nothing says what to measure. Write `answers=(" Paris", " Rome")`, the right answer and the '
+            "other one, or `metric=` a function of logits (row, d_vocab)."
+        )
+    if metric == "probability":
+        return probability(model, answers[0])
+    return logit_difference(model, *answers)
 
 
 def _token(model: LanguageModel, token: Token) -> int:

@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbsight.analysis.metrics import Metric, as_metric, kl_divergence, logit_difference, probability
+from nbsight.analysis.chosen import Chosen, words_of
+from nbsight.analysis.metrics import Answers, Metric, metric_of
 from nbsight.analysis.provenance import provenance
-from nbsight.analysis.sweep import SITES, Point, Sweep
-from nbsight.analysis.unembedding import last_blocks
+from nbsight.analysis.sweep import Sweep, stored_values
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
-from nbsight.models.tokens import describe_lengths, str_tokens
+from nbsight.models.tokens import describe_lengths
 from nbsight.results.patching import Patching
 
 __all__ = ["PatchingSweep", "activation_patching"]
 
 DIRECTIONS = ("denoise", "noise")
-
-Answers = tuple[str | int, str | int]
 
 
 def activation_patching(
@@ -131,9 +129,7 @@ class PatchingSweep:
                 f'direction is "denoise" (run corrupted, patch from clean) or "noise"; not {direction!r}.'
             )
         self.model, self.direction, self.batch = model, direction, batch
-        self.sites = _checked_sites(sites)
-        self.layers = _checked_layers(layers, len(last_blocks(model)))
-        self.heads = _checked_heads(model, heads) if "z" in self.sites else ()
+        self.chosen = Chosen(model, sites, layers, heads)
         pairs = _prompts(model, clean, corrupted)
         self._answers = _answers_for(answers, len(pairs))
         self.labels: tuple[str, ...] = ()
@@ -144,10 +140,8 @@ class PatchingSweep:
         ]
         self._check_notes()
         self._sweeps: list[Sweep | None] = [None] * len(self.pairs)
-        self._ends: list[float] = []
-        count = (len(self.sites) - bool(self.heads)) * len(self.labels)
-        self._shape = (len(self.pairs), len(self.sites), len(self.layers), len(self.labels))
-        self._count = len(self.layers) * (count + len(self.heads) * len(self.labels))
+        self._ends = [np.nan] * len(self.pairs)
+        self._count = len(self.chosen.points(self.pairs[0].spans)[0])
 
     def __len__(self) -> int:
         """The number of patched runs."""
@@ -205,35 +199,27 @@ class PatchingSweep:
 
     def result(self) -> Patching:
         """What is known so far."""
-        values = np.full(self._shape, np.nan)
-        heads = np.full((*self._shape[:1], *self._shape[2:], len(self.heads)), np.nan) if self.heads else None
-        bases = np.full(len(self.pairs), np.nan)
-        ends = np.full(len(self.pairs), np.nan)
-        for number, sweep in enumerate(self._sweeps):
-            if sweep is None:
-                continue
-            ends[number] = self._ends[number]
-            if sweep.base is not None and sweep.values is not None:
-                bases[number] = float(sweep.base)
-                for (where, head), value in zip(self._places(), sweep.values, strict=True):
-                    site, layer, position = where
-                    if head is None:
-                        values[number, site, layer, position] = value
-                    elif heads is not None:
-                        heads[number, layer, position, head] = value
+        tables, bases, ends = [], [], []
+        for pair, sweep, end in zip(self.pairs, self._sweeps, self._ends, strict=True):
+            _, spots = self.chosen.points(pair.spans)
+            known = None if sweep is None else sweep.values
+            tables.append(self.chosen.arranged(known, spots, len(pair.spans)))
+            bases.append(np.nan if sweep is None or sweep.base is None else float(sweep.base))
+            ends.append(end)
+        by_head = [table for _, table in tables if table is not None]
         denoise = self.direction == "denoise"
         complete = self.is_complete
         return Patching(
             clean_prompts=[pair.clean_text for pair in self.pairs],
             corrupted_prompts=[pair.corrupted_text for pair in self.pairs],
-            sites=self.sites,
-            layers=self.layers,
+            sites=self.chosen.sites,
+            layers=self.chosen.layers,
             positions=self.labels,
-            heads=self.heads,
-            values=values,
-            head_values=heads,
-            clean=ends if denoise else bases,
-            corrupted=bases if denoise else ends,
+            heads=self.chosen.heads,
+            values=np.stack([table for table, _ in tables]),
+            head_values=np.stack(by_head) if by_head else None,
+            clean=np.array(ends if denoise else bases),
+            corrupted=np.array(bases if denoise else ends),
             metric=self.pairs[0].metric.name,
             unit=self.pairs[0].metric.unit,
             direction=self.direction,
@@ -257,10 +243,9 @@ class PatchingSweep:
                 f"{describe_lengths(self.model.tokenizer, clean[0].tolist(), corrupted[0].tolist())}"
             )
         base, donor = (corrupted, clean) if self.direction == "denoise" else (clean, corrupted)
-        words = _words(self.model, base)
-        labels, spans = _spans(positions, number, len(words))
+        labels, spans = self.chosen.spans(positions, number, base)
         if not self.labels:
-            self.labels = tuple(labels if labels is not None else (words[span[0]] for span in spans))
+            self.labels = labels
         elif len(spans) != len(self.labels):
             raise InputError(
                 f"the first pair of prompts has {len(self.labels)} positions and pair {number} has "
@@ -270,33 +255,11 @@ class PatchingSweep:
         return _Pair(
             base,
             donor,
-            "".join(_words(self.model, clean)),
-            "".join(_words(self.model, corrupted)),
-            self._metric(number, metric, clean),
-            tuple(spans),
+            "".join(words_of(self.model, clean)),
+            "".join(words_of(self.model, corrupted)),
+            metric_of(self.model, metric, None if self._answers is None else self._answers[number], clean),
+            spans,
         )
-
-    def _metric(self, number: int, metric: Any, clean: torch.Tensor) -> Metric:
-        if metric == "kl":
-            with self.model.trace(clean, grad=False):
-                reference = self.model.output.logits[0, -1]
-            return kl_divergence(reference)
-        if metric is not None and not isinstance(metric, str):
-            return as_metric(metric)
-        if metric not in (None, "logit_difference", "probability"):
-            raise InputError(
-                f'there is no metric {metric!r}; there are "logit_difference", "probability" and "kl", and '
-                "any function of logits (row, d_vocab)."
-            )
-        if self._answers is None:
-            raise InputError(
-                'patching needs to know what to measure. Write `answers=(" Paris", " Rome")`, the right '
-                "answer and the other one, or `metric=` a function of logits (row, d_vocab)."
-            )
-        right, wrong = self._answers[number]
-        if metric == "probability":
-            return probability(self.model, right)
-        return logit_difference(self.model, right, wrong)
 
     def _check_notes(self) -> None:
         for number, pair in enumerate(self.pairs):
@@ -306,7 +269,7 @@ class PatchingSweep:
                 for label, span in zip(self.labels, pair.spans, strict=True)
                 if len(set(span)) == pair.base.shape[1]
             ]
-            if whole and any(site.startswith("resid") for site in self.sites):
+            if whole and any(site.startswith("resid") for site in self.chosen.sites):
                 self.notes.append(
                     f"`{whole[0]}`{of} is every position: patching the whole stream there gives the donor's "
                     "prediction by construction."
@@ -320,17 +283,9 @@ class PatchingSweep:
         sweep = self._sweeps[number]
         if sweep is None:
             pair = self.pairs[number]
-            stored, logits = _stored(self.model, pair.donor, self.sites, self.layers)
-            end = float(pair.metric(logits))
-            points = [
-                Point(
-                    self.layers[where[1]],
-                    self.sites[where[0]],
-                    pair.spans[where[2]],
-                    None if head is None else (self.heads[head],),
-                )
-                for where, head in self._places()
-            ]
+            stored, logits = stored_values(self.model, pair.donor, self.chosen.sites, self.chosen.layers)
+            self._ends[number] = float(np.asarray(pair.metric(logits)).reshape(-1)[0])
+            points, _ = self.chosen.points(pair.spans)
 
             def change(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
                 return stored[layer, site][where].to(current.device)
@@ -343,42 +298,7 @@ class PatchingSweep:
                 lambda logits: pair.metric(logits[:, 0]),
                 batch=self.batch,
             )
-            self._ends.append(end)
         return sweep
-
-    def _places(self) -> Iterator[tuple[tuple[int, int, int], int | None]]:
-        """Every run: site, layer and position in the result, and the head if it is one head's."""
-        for site, name in enumerate(self.sites):
-            for layer in range(len(self.layers)):
-                for position in range(len(self.labels)):
-                    if name == "z" and self.heads:
-                        for head in range(len(self.heads)):
-                            yield (site, layer, position), head
-                    else:
-                        yield (site, layer, position), None
-
-
-def _stored(
-    model: LanguageModel, ids: torch.Tensor, sites: Sequence[str], layers: Sequence[int]
-) -> tuple[dict[tuple[int, str], torch.Tensor], torch.Tensor]:
-    """What the sites hold in a run of their own, each (position, ...), and its last logits (1, d_vocab)."""
-    blocks, stored = last_blocks(model), {}
-    with model.trace(ids, grad=False):
-        for layer in sorted(layers):
-            for site in SITES:
-                if site not in sites:
-                    continue
-                if site == "resid_pre":
-                    value = blocks[layer].input
-                elif site == "resid_post":
-                    value = blocks[layer].output[0]
-                elif site == "z":
-                    value = model.std.layers[layer].attn.z
-                else:
-                    value = getattr(model.std.layers[layer], site)
-                stored[layer, site] = value[0].clone()
-        logits = model.output.logits[:, -1].clone()
-    return stored, logits
 
 
 # -- what was asked for ------------------------------------------------------------------------------
@@ -418,61 +338,3 @@ def _answers_for(answers: Any, count: int) -> list[Answers] | None:
             f"the {count} pairs of prompts; these are {answers!r}."
         )
     return [tuple(pair) for pair in answers]
-
-
-def _checked_sites(sites: Sequence[str]) -> tuple[str, ...]:
-    sites = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
-    unknown = [site for site in sites if site not in SITES]
-    if unknown or not sites:
-        raise InputError(
-            f"there is no site {unknown[0] if unknown else sites!r}; there are {', '.join(SITES)}."
-        )
-    return sites
-
-
-def _checked_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    chosen = range(count) if layers is None else layers
-    for layer in chosen:
-        if not -count <= layer < count:
-            raise InputError(f"the model has {count} layers, 0 to {count - 1}; there is no {layer}.")
-    return tuple(dict.fromkeys(int(layer) % count for layer in chosen))
-
-
-def _checked_heads(model: LanguageModel, heads: bool | Sequence[int]) -> tuple[int, ...]:
-    if heads is False:
-        return ()
-    count = int(model.std.n_heads)
-    chosen = range(count) if heads is True else heads
-    for head in chosen:
-        if not 0 <= head < count:
-            raise InputError(f"the model has {count} heads, 0 to {count - 1}; there is no {head}.")
-    return tuple(dict.fromkeys(int(head) for head in chosen))
-
-
-def _spans(positions: Any, number: int, count: int) -> tuple[list[str] | None, list[tuple[int, ...]]]:
-    """The names and the positions of what is patched as a whole, for one pair of prompts."""
-    if positions is None:
-        return None, [(position,) for position in range(count)]
-    if not isinstance(positions, dict):
-        return None, [_span([position], count) for position in positions]
-    spans = []
-    for span in positions.values():
-        if isinstance(span, (list, tuple)) and span and isinstance(span[0], (list, tuple)):
-            span = span[number]
-        spans.append(_span([span] if isinstance(span, int) else span, count))
-    return list(positions), spans
-
-
-def _span(span: Any, count: int) -> tuple[int, ...]:
-    span = range(count)[span] if isinstance(span, slice) else span
-    for position in span:
-        if not -count <= position < count:
-            raise InputError(f"the prompt has {count} positions, 0 to {count - 1}; there is no {position}.")
-    if not len(span):
-        raise InputError("a span of positions is empty; give at least one position.")
-    return tuple(int(position) % count for position in span)
-
-
-def _words(model: LanguageModel, ids: torch.Tensor) -> list[str]:
-    found = ids[0].tolist()
-    return [f"<{one}>" for one in found] if model.tokenizer is None else str_tokens(model.tokenizer, found)

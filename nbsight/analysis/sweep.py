@@ -24,7 +24,7 @@ from nbsight.analysis.unembedding import last_blocks, unembedding_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 
-__all__ = ["SITES", "Change", "Measure", "Point", "Sweep"]
+__all__ = ["SITES", "Change", "Measure", "Point", "Sweep", "can_grow", "run_points", "stored_values"]
 
 #: Where a block can be changed, in the order in which it computes them.
 SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -219,6 +219,37 @@ def run_points(
     return logits
 
 
+def stored_values(
+    model: LanguageModel, ids: torch.Tensor, sites: Sequence[str], layers: Sequence[int]
+) -> tuple[dict[tuple[int, str], torch.Tensor], torch.Tensor]:
+    """What sites hold in a plain run, and its last logits, (1, d_vocab).
+
+    Args:
+        model: A language model.
+        ids: The prompt, (1, position).
+        sites: Some of `SITES`.
+        layers: Which blocks.
+
+    Returns:
+        By layer and site the value, (position, d_model), at `z` (position, head, d_head); a copy.
+    """
+    blocks, stored = last_blocks(model), {}
+    with model.trace(ids, grad=False):
+        for layer in sorted(layers):
+            for site in SITES:
+                if site not in sites:
+                    continue
+                if site == "resid_pre":
+                    value = blocks[layer].input
+                elif site == "resid_post":
+                    value = blocks[layer].output[0]
+                else:
+                    value = model.std.get(site, layer)
+                stored[layer, site] = value[0].clone()
+        logits = model.output.logits[:, -1].clone()
+    return stored, logits
+
+
 def _change_inside(
     model: LanguageModel,
     block: Any,
@@ -235,11 +266,7 @@ def _change_inside(
     for site in SITES[1:-1]:
         mine = [entry for entry in entries if entry[1].site == site]
         if mine:
-            place = model.std.layers[layer]
-            if site == "z":
-                place.attn.z = _changed(place.attn.z, layer, site, mine, change)
-            else:
-                setattr(place, site, _changed(getattr(place, site), layer, site, mine, change))
+            model.std.set(site, layer, _changed(model.std.get(site, layer), layer, site, mine, change))
 
 
 def _joined(stream: torch.Tensor, count: int, grow: bool) -> torch.Tensor:
