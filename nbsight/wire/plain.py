@@ -1,6 +1,7 @@
 """How Python's, torch's and numpy's own plain values are encoded, by their exact class.
 
-A subclass is not looked up here: it may mean more than its base, and would come back as less.
+A subclass is not looked up here: it may mean more than its base, and would come back as less. (A step of a
+generation is an `int` that does, and comes back as its number: what it knows belongs to its run.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from nbsight.core.steps import Step
 from nbsight.wire import names
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ RULES: dict[type, Rule] = {
     collections.deque: lambda self, value, place: self.sequence(value, place, "$deque", maxlen=value.maxlen),
     slice: _slice,
     range: lambda self, value, place: {"$range": self.items((value.start, value.stop, value.step), place)},
+    Step: lambda self, value, place: self.encode(int(value), place),
     type(Ellipsis): lambda self, value, place: {"$ellipsis": True},
     torch.dtype: lambda self, value, place: {"$dtype": str(value).removeprefix("torch.")},
     torch.device: lambda self, value, place: {"$device": str(value)},
