@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbsight.core.batching import Rows, map_tensors
+from nbsight.core.stacking import stack_steps
 from nbsight.errors import InputError, PathError
 
 if TYPE_CHECKING:
@@ -44,6 +45,20 @@ class Entry:
         """The module's first argument; a list when it was called several times."""
         first = [args[0] if args else next(iter(named.values()), None) for args, named in self.all_inputs]
         return _one_or_all(first, "inputs", "include_inputs")
+
+    def stack(self, what: str = "output") -> torch.Tensor:
+        """The values of all steps of a generation as one tensor, (batch, all positions, ...).
+
+        Args:
+            what: "output" or "input".
+
+        Raises:
+            InputError: the values do not go together; see `nbsight.stack_steps`.
+        """
+        if what not in ("output", "input"):
+            raise InputError(f'a cache stacks "output" or "input", and was asked for {what!r}.')
+        values = getattr(self, what)
+        return stack_steps(values if len(self) > 1 else [values])
 
     def __len__(self) -> int:
         return max(len(self.outputs), len(self.all_inputs))
@@ -112,6 +127,17 @@ class Cache:
     def input(self) -> Any:
         """Its first argument."""
         return self._entry().input
+
+    def stack(self, what: str = "output") -> torch.Tensor:
+        """The values of all steps of a generation as one tensor, (batch, all positions, ...).
+
+        Args:
+            what: "output" or "input".
+
+        Raises:
+            InputError: the values do not go together; see `nbsight.stack_steps`.
+        """
+        return self._entry().stack(what)
 
     def __getitem__(self, key: str | int) -> Cache:
         path = str(key)

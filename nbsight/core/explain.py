@@ -247,7 +247,8 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
             "on tensors; for anything else, such as a list or a tuple, write `nbsight.save(...)` around it."
         )
         error.args = (f"{error}. `.save()` is there {advice}",)
-    if isinstance(error, NbsightError):
+    generation = tracer.generation
+    if isinstance(error, NbsightError) or (generation is not None and error is generation.failed):
         error.__traceback__ = _without_own(error.__traceback__)
     return error
 

@@ -20,7 +20,8 @@ from nbsight.core.batching import Rows
 from nbsight.core.run import Run
 from nbsight.core.seeding import Numbers
 from nbsight.core.sites import Site
-from nbsight.core.steps import Token
+from nbsight.core.steps import shown
+from nbsight.core.token import Token
 from nbsight.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Generation:
     on_token: Callable[[Token], Any] | None = None
     seed: int | None = None
     is_search = False
+    #: Whether prompts of different lengths share the batch.
+    is_ragged = False
 
     def __init__(self) -> None:
         self.tracer: Tracer | None = None
@@ -65,6 +68,8 @@ class Generation:
         self._marks: dict[int, tuple[torch.Tensor | None, int, int]] = {}
         #: For participants that let the model go on to the end of a step: that step.
         self.asked: dict[Any, int] = {}
+        #: What `on_token` raised.
+        self.failed: BaseException | None = None
 
     # -- the life of a run ---------------------------------------------------------------------
 
@@ -99,7 +104,7 @@ class Generation:
         if self.run is not None:
             self.passes = self.run.passes
         self.run = self.tracer = None
-        self.asked = {}
+        self.asked, self.failed = {}, None
 
     def _settle(self) -> None:
         """If the run is over, let what it returned count more than what was noted on the way."""
@@ -146,6 +151,11 @@ class Generation:
     # -- the user's side -----------------------------------------------------------------------
 
     @property
+    def is_running(self) -> bool:
+        """Whether there may be more steps."""
+        return self.run is not None and not self.run.ended
+
+    @property
     def knows_tokens(self) -> bool:
         """Whether somebody says which tokens are chosen."""
         return False
@@ -160,7 +170,9 @@ class Generation:
 
     def reads_prompt(self, number: int) -> bool:
         """Whether a pass reads the prompt: nothing had been chosen before it."""
-        return number == 0 if self.first is None else number <= self.first
+        if not self.knows_tokens:
+            return number == 0
+        return self.first is None or number <= self.first
 
     def knows(self, number: int) -> bool:
         """Whether the tokens of a pass are known already."""
@@ -194,6 +206,13 @@ class Generation:
         """For each row, whether it had ended before a column; it began to be written at `begin`."""
         return [False] * len(ids)
 
+    def width(self, rows: Rows | None) -> int:
+        """The number of rows of which `chosen` tells."""
+        ids = self._ids
+        if ids is None:
+            return 1
+        return rows.size if rows is not None and rows.total == len(ids) else len(ids)
+
     def all_ended(self, rows: Rows | None) -> bool:
         """Whether all these rows have ended, while others of the batch go on."""
         ids = self._ids
@@ -222,7 +241,7 @@ class Generation:
                 "which tokens this generation chooses is not known; a `LanguageModel` with the `generate` of "
                 "transformers knows them. `tracer.result` is what was returned."
             )
-        if self.run is not None and not self.run.ended:
+        if self.is_running:
             return f"step {int(number)} chose no token; the model had not read the whole prompt yet."
         return f"step {int(number)} chose no token: the generation ended before."
 
@@ -236,7 +255,7 @@ class Generation:
 
     def show(self, ids: list[int], with_ids: bool = False) -> str:
         """Ids as a message or a list shows them."""
-        return " ".join(map(str, ids))
+        return shown(ids, None, with_ids)
 
     def tell(self, number: int, column: int) -> None:
         """Give a token to `on_token`; called on the user's side."""
@@ -280,6 +299,9 @@ class ObservedRun(Run):
             self._is_telling, thrown = True, None
             try:
                 self._generation.tell(*told)
+            except BaseException as error:
+                self._generation.failed = error
+                raise
             finally:
                 self._is_telling = False
 

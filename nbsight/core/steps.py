@@ -7,19 +7,36 @@ for earlier, in the body of the loop, it lets the model go on until then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, overload
 
+from nbsight.core.batching import Rows
 from nbsight.errors import InputError, PathError
 
-if TYPE_CHECKING:
-    from nbsight.core.batching import Rows
-    from nbsight.core.generation import Generation
-
-__all__ = ["Step", "StepList", "Token"]
+__all__ = ["Kept", "Step", "StepList", "StepRecord"]
 
 #: Lines of a list of steps that are shown.
 SHOWN = 60
+
+
+class Knowledge(Protocol):
+    """What is asked about steps: a running `Generation` (generation.py), or a `Kept` one."""
+
+    is_ragged: bool
+
+    @property
+    def is_running(self) -> bool: ...
+    @property
+    def knows_tokens(self) -> bool: ...
+    def count(self, rows: Rows | None) -> int: ...
+    def width(self, rows: Rows | None) -> int: ...
+    def knows(self, number: int) -> bool: ...
+    def reads_prompt(self, number: int) -> bool: ...
+    def position(self, number: int, rows: Rows | None) -> int: ...
+    def chosen(self, number: int, rows: Rows | None) -> list[list[int] | None]: ...
+    def text(self, ids: list[int]) -> str: ...
+    def show(self, ids: list[int], with_ids: bool = False) -> str: ...
 
 
 class Step(int):
@@ -28,10 +45,10 @@ class Step(int):
     In an invoke it knows the tokens of the invoke's own rows.
     """
 
-    _generation: Generation | None
+    _generation: Knowledge | None
     _rows: Rows | None
 
-    def __new__(cls, number: int, generation: Generation | None = None, rows: Rows | None = None) -> Step:
+    def __new__(cls, number: int, generation: Knowledge | None = None, rows: Rows | None = None) -> Step:
         """A step; without a generation it is a plain count of calls."""
         step = super().__new__(cls, number)
         step._generation = generation
@@ -98,7 +115,7 @@ class Step(int):
     def _chosen(self) -> list[list[int] | None]:
         return self._known("tokens").chosen(self, self._rows)
 
-    def _known(self, what: str) -> Generation:
+    def _known(self, what: str) -> Knowledge:
         if self._generation is None:
             raise InputError(
                 f"`step.{what}` is for the steps of `model.generate(...)`. In `trace` the model makes one "
@@ -120,14 +137,26 @@ class Step(int):
         chosen = str(tokens[0]) if len(tokens) == 1 else f"[{', '.join(map(str, tokens))}]"
         return f"Step({int(self)}: {'the prompt, ' if self.is_prompt else ''}{chosen})"
 
+    def record(self) -> StepRecord:
+        """What is known of it now, as plain data; nothing lets the model go on for it."""
+        generation = self._generation
+        if generation is None or not generation.knows(self):
+            return StepRecord(int(self))
+        ids = self._chosen()
+        try:
+            texts = [None if row is None else generation.text(row) for row in ids]
+        except InputError:  # there is no tokenizer
+            texts = None
+        return StepRecord(int(self), self.is_prompt, self.position, ids, texts)
+
     def __reduce__(self) -> Any:
-        return int, (int(self),)  # a copy is the number alone: a step belongs to its generation
+        return _again, (self.record(),)  # a copy leaves the generation and takes what it knows
 
 
 class StepList(Sequence[Step]):
     """The steps that a generation has made so far. Print it to see their tokens."""
 
-    def __init__(self, generation: Generation, rows: Rows | None = None) -> None:
+    def __init__(self, generation: Knowledge, rows: Rows | None = None) -> None:
         self._generation = generation
         self._rows = rows
 
@@ -160,62 +189,138 @@ class StepList(Sequence[Step]):
 
     def __repr__(self) -> str:
         count = len(self)
+        head = f"{count} step{'' if count == 1 else 's'}"
         shown = range(count) if count <= SHOWN else [*range(SHOWN - 10), *range(count - 10, count)]
-        lines, before = [f"{count} step{'' if count == 1 else 's'}"], -1
-        for number in shown:
-            if number != before + 1:
-                lines.append("  …")
-            lines.append(self._line(self._step(number)))
-            before = number
-        return "\n".join(lines)
+        table = [[str(number), *self._chosen(number), self._reads(number)] for number in shown]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join([row[0].rjust(widths[0]), *map(str.ljust, row[1:], widths[1:])]).rstrip()
+            for row in table
+        ]
+        if count > SHOWN:
+            lines.insert(SHOWN - 10, "…")
+        return "\n".join([head, *(f"  {line}" for line in lines)])
 
-    def _line(self, step: Step) -> str:
+    def __reduce__(self) -> Any:
+        return _list_again, ([step.record() for step in self],)
+
+    def _chosen(self, number: int) -> list[str]:
+        """What a step chose, one text a row; nothing lets the model go on for it."""
         generation = self._generation
-        known = generation.knows(step)
-        chosen = step._chosen() if known else []
-        texts = ["–" if ids is None else generation.show(ids, with_ids=True) for ids in chosen] or ["…"]
-        place = ""
-        if generation.knows_tokens:
-            at = step.position
-            reads = f"the prompt, {at + 1} tokens" if step.is_prompt else f"position {at}"
-            place = f"   reads {reads}"
-        return f"  {int(step):>3}  {'  '.join(texts)}{place}" if known or place else f"  {int(step):>3}"
+        if not generation.knows_tokens:
+            return []
+        if not generation.knows(number):
+            return ["…" if generation.is_running else ""] * generation.width(self._rows)
+        chosen = generation.chosen(number, self._rows)
+        return ["–" if ids is None else generation.show(ids, with_ids=True) for ids in chosen]
+
+    def _reads(self, number: int) -> str:
+        generation = self._generation
+        if not generation.knows_tokens:
+            return "the prompt" if generation.reads_prompt(number) else ""
+        at = generation.position(number, self._rows)
+        if self._rows is None and generation.is_ragged:
+            return "reads the prompts" if generation.reads_prompt(number) else ""
+        if generation.reads_prompt(number):
+            return f"reads the prompt, {at + 1} token{'' if at == 0 else 's'}"
+        return f"reads position {at}"
 
 
-class Token:
-    """A token that a generation has just chosen, as `on_token` gets it. Printed, it is its text.
+# -- away from their generation --------------------------------------------------------------------
 
-    Attributes:
-        step: The step that chose it.
-        ids: Its id in each row; None where a row had ended.
-        texts: What can be shown of each row now; put together they are the row's text. A character that
-            takes several tokens comes with the last of them. None where a row had ended.
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What is known of one step, as plain data: what a copy of it needs, or the other end of a wire.
+
+    Args:
+        number: The step.
+        is_prompt: Whether it read the prompt.
+        position: The position of the token that it read last.
+        ids: For each row the ids that it chose; None if that is not known.
+        texts: Their texts; None without a tokenizer.
     """
 
-    __slots__ = ("_has_texts", "ids", "step", "texts")
+    number: int
+    is_prompt: bool = False
+    position: int | None = None
+    ids: list[list[int] | None] | None = None
+    texts: list[str | None] | None = None
 
-    def __init__(self, step: Step, ids: list[int | None], texts: list[str | None], has_texts: bool) -> None:
-        self.step = step
-        self.ids = ids
-        self.texts = texts
-        self._has_texts = has_texts
+
+class Kept:
+    """What is known of steps that have left their generation.
+
+    Args:
+        records: A record of each step.
+    """
+
+    is_running = is_ragged = False
+
+    def __init__(self, records: Iterable[StepRecord]) -> None:
+        self._records = {record.number: record for record in records}
+        self._texts: dict[tuple[int, ...], str] = {}
+        for record in self._records.values():
+            for ids, text in zip(record.ids or (), record.texts or (), strict=False):
+                if ids is not None and text is not None:
+                    self._texts[tuple(ids)] = text
 
     @property
-    def id(self) -> int | None:
-        """The id, where there is one row."""
-        return self.step._only(self.ids, "token.ids")
+    def knows_tokens(self) -> bool:
+        """Whether the tokens of any step are known."""
+        return any(record.ids is not None for record in self._records.values())
 
-    @property
-    def text(self) -> str:
-        """The text, where there is one row; it may be empty."""
-        if not self._has_texts:
-            raise InputError("this model has no tokenizer, so a token has no text; `token.id` is its id.")
-        return self.step._only(self.texts, "token.texts") or ""
+    def count(self, rows: Rows | None) -> int:
+        """The number of steps."""
+        return len(self._records)
 
-    def __str__(self) -> str:
-        parts = self.texts if self._has_texts else self.ids
-        return " | ".join("" if part is None else str(part) for part in parts)
+    def width(self, rows: Rows | None) -> int:
+        """The number of rows."""
+        return max((len(record.ids or ()) for record in self._records.values()), default=1)
 
-    def __repr__(self) -> str:
-        shown = self.texts if self._has_texts else self.ids
-        return f"Token(step {self.step}: {', '.join(map(repr, shown))})"
+    def knows(self, number: int) -> bool:
+        """Whether the tokens of a step are known."""
+        return self._records[number].ids is not None
+
+    def reads_prompt(self, number: int) -> bool:
+        """Whether a step read the prompt."""
+        return self._records[number].is_prompt
+
+    def position(self, number: int, rows: Rows | None) -> int:
+        """The position of the last token that a step read."""
+        return self._need(self._records[number].position, number)
+
+    def chosen(self, number: int, rows: Rows | None) -> list[list[int] | None]:
+        """The ids that a step chose, one list a row."""
+        return self._need(self._records[number].ids, number)
+
+    def text(self, ids: list[int]) -> str:
+        """The text of ids that a step chose."""
+        return self._need(self._texts.get(tuple(ids)), 0)
+
+    def show(self, ids: list[int], with_ids: bool = False) -> str:
+        """Ids as a message or a list shows them."""
+        return shown(ids, self._texts.get(tuple(ids)), with_ids)
+
+    def _need(self, value: Any, number: int) -> Any:
+        if value is None:
+            raise InputError(
+                f"this is a copy of step {int(number)}, made when that was not known. Copy steps after the "
+                "generation, and of a model with a tokenizer."
+            )
+        return value
+
+
+def shown(ids: list[int], text: str | None, with_ids: bool) -> str:
+    """Ids as a message or a list shows them."""
+    numbers = " ".join(map(str, ids))
+    return numbers if text is None else f"{text!r}" + (f" ({numbers})" if with_ids else "")
+
+
+def _again(record: StepRecord) -> Step:
+    known = record.position is not None
+    return Step(record.number, Kept([record]) if known else None)
+
+
+def _list_again(records: list[StepRecord]) -> StepList:
+    return StepList(Kept(records))

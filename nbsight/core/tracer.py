@@ -220,7 +220,7 @@ class Tracer:
             if failure is not None:
                 better = explain.leave_block(self, failure)
                 if better is not error:
-                    raise better from None
+                    raise better from better.__cause__
                 return False
             warn_of_changes(self.saved)
             return True
@@ -320,7 +320,10 @@ class Tracer:
             result = self.run.finish()
             return self.root._show("output", result) if self.method == "forward" else result
         except Exception as error:
-            raise explain.leave_block(self, error) from None
+            better = explain.leave_block(self, error)
+            if better is error:
+                raise
+            raise better from None
         finally:
             self._leave()
 

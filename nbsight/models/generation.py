@@ -19,7 +19,8 @@ from torch import nn
 from nbsight.core.batching import Rows
 from nbsight.core.generation import CHOICE, Generation
 from nbsight.core.sites import describe
-from nbsight.core.steps import Step, Token
+from nbsight.core.steps import Step, shown
+from nbsight.core.token import Token
 from nbsight.errors import EditError, InputError
 from nbsight.models.tokens import str_tokens, token_text
 
@@ -80,6 +81,7 @@ class TokenGeneration(Generation):
             kwargs["stopping_criteria"] = [*(kwargs.get("stopping_criteria") or ()), self._told]
         if self.on_token is not None:
             self._check_streaming()
+        self.is_ragged = any(part.left_pad != rows[0].left_pad for part in rows)
         return [_copied(part, self._copies) for part in rows]
 
     def _check_streaming(self) -> None:
@@ -159,10 +161,7 @@ class TokenGeneration(Generation):
 
     def show(self, ids: list[int], with_ids: bool = False) -> str:
         """Ids as a message or a list shows them."""
-        numbers = " ".join(map(str, ids))
-        if self._tokenizer is None:
-            return numbers
-        return f"{self.text(ids)!r}" + (f" ({numbers})" if with_ids else "")
+        return shown(ids, None if self._tokenizer is None else self.text(ids), with_ids)
 
     # -- tokens one by one ---------------------------------------------------------------------
 
@@ -224,23 +223,23 @@ def _settings(module: nn.Module, kwargs: dict[str, Any]) -> Callable[[str], Any]
     homes = (kwargs.get("generation_config"), getattr(module, "generation_config", None))
 
     def setting(name: str) -> Any:
-        given = kwargs.get(name)
-        for home in homes:
-            given = getattr(home, name, None) if given is None else given
-        return given
+        if name in kwargs:  # None too: `eos_token_id=None` is never ended
+            return kwargs[name]
+        found = (getattr(home, name, None) for home in homes)
+        return next((value for value in found if value is not None), None)
 
     return setting
 
 
 def _prompt_width(module: nn.Module, kwargs: dict[str, Any]) -> tuple[int | None, int]:
-    """How many positions the first pass ends at, and how many of them have no id."""
+    """The column of the first new id, and how many positions of the prompt have no id."""
     if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
         given = kwargs.get("decoder_input_ids")
         return (None if given is None else given.shape[1]), 0
     embeds, ids = kwargs.get("inputs_embeds"), kwargs.get("input_ids")
     if ids is not None:
         return ids.shape[1], 0
-    return (None, 0) if embeds is None else (embeds.shape[1], embeds.shape[1])
+    return (None, 0) if embeds is None else (0, embeds.shape[1])
 
 
 def _takes_criteria(module: nn.Module) -> bool:

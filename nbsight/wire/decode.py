@@ -10,15 +10,18 @@ import base64
 import binascii
 import builtins
 import collections
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from nbsight.core.envoy import Envoy
+from nbsight.core.steps import Kept, Step, StepList, StepRecord
 from nbsight.errors import RemoteError
 from nbsight.models.outputs import show_block, show_logits
 from nbsight.wire import names
@@ -342,6 +345,25 @@ def _function(self: Decoder, spec: Any, code: dict[str, Any]) -> Any:
     return made
 
 
+def _step(self: Decoder, record: Any, code: dict[str, Any]) -> Step:
+    made = _records([record])[0]
+    return Step(made.number, None if made.position is None else Kept([made]))
+
+
+def _steps(self: Decoder, records: Any, code: dict[str, Any]) -> StepList:
+    return StepList(Kept(_records(records)))
+
+
+def _records(codes: Any) -> list[StepRecord]:
+    """Records of steps, after a look at what they hold."""
+    try:
+        return [msgspec.convert(dict(zip(_RECORD, code, strict=True)), StepRecord) for code in codes]
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+_RECORD = [field.name for field in dataclasses.fields(StepRecord)]
+
 Rule = Callable[[Decoder, Any, dict[str, Any]], Any]
 
 _RULES: dict[str, Rule] = {
@@ -364,6 +386,8 @@ _RULES: dict[str, Rule] = {
     "$slice": lambda self, parts, code: slice(*self._items(parts)),
     "$range": lambda self, parts, code: range(*self._items(parts)),
     "$ellipsis": lambda self, _, code: ...,
+    "$step": _step,
+    "$steps": _steps,
     "$dtype": _dtype,
     "$device": lambda self, text, code: torch.device(text),
     "$size": lambda self, sizes, code: torch.Size(self._items(sizes)),
