@@ -140,17 +140,21 @@ class Cache:
         return self._entry().stack(what)
 
     def __getitem__(self, key: str | int) -> Cache:
-        path = str(key)
-        path = path.removeprefix("model.") if path != "model" else ""
-        full = f"{self._prefix}.{path}".strip(".")
-        full = self._names.get(full, full)
-        part = Cache(self._entries, full, self._names)
-        if full and not any(part._covers(known) for known in self._entries):
-            raise PathError(
-                f"`{full}` is not in this cache; it has {', '.join(self.keys()[:12])}"
-                + (" …" if len(self.keys()) > 12 else ".")
-            )
-        return part
+        for path in self._meanings(str(key)):
+            part = Cache(self._entries, path, self._names)
+            if not path or any(part._covers(known) for known in self._entries):
+                return part
+        raise PathError(
+            f"`{f'{self._prefix}.{key}'.strip('.')}` is not in this cache; it has "
+            + ", ".join(self.keys()[:12])
+            + (" …" if len(self.keys()) > 12 else ".")
+        )
+
+    def _meanings(self, key: str) -> Iterator[str]:
+        """The paths that a key may mean: `model` is the whole, and in some models a part of it."""
+        for name in ("" if key == "model" else key.removeprefix("model."), key, f"model.{key}"):
+            path = f"{self._prefix}.{name}".strip(".")
+            yield self._names.get(path, path)
 
     def __getattr__(self, name: str) -> Cache:
         if name.startswith("_"):
@@ -160,8 +164,7 @@ class Cache:
         return self[name]
 
     def __contains__(self, key: str) -> bool:
-        path = key.removeprefix("model.") if key != "model" else ""
-        return path in self._entries or self._names.get(path) in self._entries
+        return any(path in self._entries for path in self._meanings(key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -241,6 +244,10 @@ def fill(
 
 
 def _envoy(root: Any, module: Envoy | str) -> Envoy:
-    if isinstance(module, str):
-        return root.get(module.removeprefix("model.")) if module != "model" else root
-    return module
+    if not isinstance(module, str):
+        return module
+    if module == "model":
+        return root
+    short = module.removeprefix("model.")
+    inner = short.partition(".")[0] not in root._module._modules and "model" in root._module._modules
+    return root.get(module if inner else short)

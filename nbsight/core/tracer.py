@@ -215,6 +215,9 @@ class Tracer:
             if error is None:
                 try:
                     self._complete()
+                except _EndBlock as end:  # a callback of the generation asked to stop
+                    if end.tracer is not self:
+                        raise
                 except Exception as problem:
                     failure = problem
             if failure is not None:
