@@ -7,14 +7,16 @@ for earlier, in the body of the loop, it lets the model go on until then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from nbsight.core.batching import Rows
 from nbsight.errors import InputError, PathError
 
-__all__ = ["Kept", "Step", "StepList", "StepRecord"]
+__all__ = ["Kept", "Step", "StepList", "StepRecord", "shown", "step_of", "steps_of"]
+
+T = TypeVar("T")
 
 #: Lines of a list of steps that are shown.
 SHOWN = 60
@@ -140,17 +142,17 @@ class Step(int):
     def record(self) -> StepRecord:
         """What is known of it now, as plain data; nothing lets the model go on for it."""
         generation = self._generation
-        if generation is None or not generation.knows(self):
+        if generation is None:
             return StepRecord(int(self))
+        position = _if_known(lambda: self.position)
+        if not generation.knows(self):
+            return StepRecord(int(self), self.is_prompt, position)
         ids = self._chosen()
-        try:
-            texts = [None if row is None else generation.text(row) for row in ids]
-        except InputError:  # there is no tokenizer
-            texts = None
-        return StepRecord(int(self), self.is_prompt, self.position, ids, texts)
+        texts = _if_known(lambda: [None if row is None else generation.text(row) for row in ids])
+        return StepRecord(int(self), self.is_prompt, position, ids, texts)
 
     def __reduce__(self) -> Any:
-        return _again, (self.record(),)  # a copy leaves the generation and takes what it knows
+        return step_of, (self.record(),)  # a copy leaves the generation and takes what it knows
 
 
 class StepList(Sequence[Step]):
@@ -202,7 +204,7 @@ class StepList(Sequence[Step]):
         return "\n".join([head, *(f"  {line}" for line in lines)])
 
     def __reduce__(self) -> Any:
-        return _list_again, ([step.record() for step in self],)
+        return steps_of, ([step.record() for step in self],)
 
     def _chosen(self, number: int) -> list[str]:
         """What a step chose, one text a row; nothing lets the model go on for it."""
@@ -218,7 +220,9 @@ class StepList(Sequence[Step]):
         generation = self._generation
         if not generation.knows_tokens:
             return "the prompt" if generation.reads_prompt(number) else ""
-        at = generation.position(number, self._rows)
+        at = _if_known(lambda: generation.position(number, self._rows))
+        if at is None:
+            return ""
         if self._rows is None and generation.is_ragged:
             return "reads the prompts" if generation.reads_prompt(number) else ""
         if generation.reads_prompt(number):
@@ -235,14 +239,14 @@ class StepRecord:
 
     Args:
         number: The step.
-        is_prompt: Whether it read the prompt.
-        position: The position of the token that it read last.
+        is_prompt: Whether it read the prompt; None for the calls of a module in one forward.
+        position: The position of the token that it read last; None if that is not known.
         ids: For each row the ids that it chose; None if that is not known.
         texts: Their texts; None without a tokenizer.
     """
 
     number: int
-    is_prompt: bool = False
+    is_prompt: bool | None = None
     position: int | None = None
     ids: list[list[int] | None] | None = None
     texts: list[str | None] | None = None
@@ -265,6 +269,9 @@ class Kept:
                 if ids is not None and text is not None:
                     self._texts[tuple(ids)] = text
 
+    def _record(self, number: int) -> StepRecord:
+        return self._records.get(int(number)) or StepRecord(int(number))
+
     @property
     def knows_tokens(self) -> bool:
         """Whether the tokens of any step are known."""
@@ -280,19 +287,19 @@ class Kept:
 
     def knows(self, number: int) -> bool:
         """Whether the tokens of a step are known."""
-        return self._records[number].ids is not None
+        return self._record(number).ids is not None
 
     def reads_prompt(self, number: int) -> bool:
         """Whether a step read the prompt."""
-        return self._records[number].is_prompt
+        return bool(self._record(number).is_prompt)
 
     def position(self, number: int, rows: Rows | None) -> int:
         """The position of the last token that a step read."""
-        return self._need(self._records[number].position, number)
+        return self._need(self._record(number).position, number)
 
     def chosen(self, number: int, rows: Rows | None) -> list[list[int] | None]:
         """The ids that a step chose, one list a row."""
-        return self._need(self._records[number].ids, number)
+        return self._need(self._record(number).ids, number)
 
     def text(self, ids: list[int]) -> str:
         """The text of ids that a step chose."""
@@ -317,10 +324,18 @@ def shown(ids: list[int], text: str | None, with_ids: bool) -> str:
     return numbers if text is None else f"{text!r}" + (f" ({numbers})" if with_ids else "")
 
 
-def _again(record: StepRecord) -> Step:
-    known = record.position is not None
-    return Step(record.number, Kept([record]) if known else None)
+def step_of(record: StepRecord) -> Step:
+    """A step with what a record says of it."""
+    return Step(record.number, None if record.is_prompt is None else Kept([record]))
 
 
-def _list_again(records: list[StepRecord]) -> StepList:
+def steps_of(records: list[StepRecord]) -> StepList:
+    """A list of steps with what their records say of them."""
     return StepList(Kept(records))
+
+
+def _if_known(ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except InputError:
+        return None

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from nbsight.core.envoy import Envoy
-from nbsight.core.steps import Kept, Step, StepList, StepRecord
+from nbsight.core.steps import StepRecord, step_of, steps_of
 from nbsight.errors import RemoteError
 from nbsight.models.outputs import show_block, show_logits
 from nbsight.wire import names
@@ -345,15 +345,6 @@ def _function(self: Decoder, spec: Any, code: dict[str, Any]) -> Any:
     return made
 
 
-def _step(self: Decoder, record: Any, code: dict[str, Any]) -> Step:
-    made = _records([record])[0]
-    return Step(made.number, None if made.position is None else Kept([made]))
-
-
-def _steps(self: Decoder, records: Any, code: dict[str, Any]) -> StepList:
-    return StepList(Kept(_records(records)))
-
-
 def _records(codes: Any) -> list[StepRecord]:
     """Records of steps, after a look at what they hold."""
     try:
@@ -386,8 +377,8 @@ _RULES: dict[str, Rule] = {
     "$slice": lambda self, parts, code: slice(*self._items(parts)),
     "$range": lambda self, parts, code: range(*self._items(parts)),
     "$ellipsis": lambda self, _, code: ...,
-    "$step": _step,
-    "$steps": _steps,
+    "$step": lambda self, record, code: step_of(_records([record])[0]),
+    "$steps": lambda self, records, code: steps_of(_records(records)),
     "$dtype": _dtype,
     "$device": lambda self, text, code: torch.device(text),
     "$size": lambda self, sizes, code: torch.Size(self._items(sizes)),
