@@ -95,6 +95,9 @@ class TokenGeneration(Generation):
 
     def _told(self, ids: torch.Tensor, scores: Any = None, **_: Any) -> bool:
         """The criterion: takes note, and never asks to stop."""
+        assert self.run is not None
+        if self.run.passes - 1 <= self.last:
+            return False  # before transformers 5, assisted generation asks about its guesses as well
         width, before = ids.shape[1], self._width
         start = width - 1 if before is None or before >= width else before
         if self._begin is None:

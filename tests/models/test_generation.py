@@ -419,7 +419,7 @@ def test_a_model_with_an_encoder_counts_the_positions_of_its_decoder():
 
 
 def test_assisted_generation_chooses_several_tokens_in_a_step(demo):
-    options = {"max_new_tokens": 12, "prompt_lookup_num_tokens": 4, "eos_token_id": None}
+    options = {"max_new_tokens": 12, "prompt_lookup_num_tokens": 4, "eos_token_id": 5}
     with demo.generate(RIVER, do_sample=False, **options) as tracer:
         texts = [step.tokens[0] for step in tracer.iter[:]]
         result = tracer.result
