@@ -202,8 +202,12 @@ def fill(
     include_output: bool,
     include_inputs: bool,
     non_blocking: bool,
+    is_over: Callable[[], bool] | None = None,
 ) -> Cache:
     """Watch modules of a run that has not begun, and return the cache that will fill.
+
+    Args:
+        is_over: Whether the rows have ended, though the others of the batch go on.
 
     Raises:
         InputError: the model is already running, so that some modules would be missed.
@@ -224,6 +228,8 @@ def fill(
 
     def watcher(envoy: Envoy) -> Callable[[Site], None]:
         def watch(site: Site) -> None:
+            if is_over is not None and is_over():
+                return
             value = site.value if rows is None else rows.narrow(site.value)
             entry = cache._entries.setdefault(envoy._path, Entry())
             kept = map_tensors(value, keep)

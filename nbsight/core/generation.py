@@ -68,6 +68,8 @@ class Generation:
         self._marks: dict[int, tuple[torch.Tensor | None, int, int]] = {}
         #: For participants that let the model go on to the end of a step: that step.
         self.asked: dict[Any, int] = {}
+        #: For each invoke's rows: the last choice that was looked at, and whether all had ended by then.
+        self._over: dict[Rows, tuple[int, bool]] = {}
         #: What `on_token` raised.
         self.failed: BaseException | None = None
 
@@ -218,8 +220,13 @@ class Generation:
         ids = self._ids
         if rows is None or rows.is_whole or ids is None or self.is_search:
             return False
+        known = self._over.get(rows)
+        if known is not None and (known[1] or known[0] == self.last):
+            return known[1]
         index = rows.index(ids.shape)
-        return index is not None and all(self.had_ended(ids[index[0]], self._begins(None), ids.shape[1]))
+        over = index is not None and all(self.had_ended(ids[index[0]], self._begins(None), ids.shape[1]))
+        self._over[rows] = (self.last, over)
+        return over
 
     def _wait(self, number: int) -> None:
         run, tracer = self.run, self.tracer

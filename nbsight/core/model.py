@@ -85,9 +85,9 @@ class Model(Envoy):
 
         Args:
             args: The prompt. Without one, the block holds `tracer.invoke(...)` blocks.
-            kwargs: As for `trace`. A `LanguageModel` also takes `on_token` (called with each token as soon as it
-                is chosen) and `seed` (sampling as after `torch.manual_seed(seed)`, without touching the random
-                numbers of the block). The rest goes to the model's own `generate`.
+            kwargs: As for `trace`. A `LanguageModel` also takes `on_token` (called with each token as
+                soon as it is chosen) and `seed` (sampling as after `torch.manual_seed(seed)`, without
+                touching the random numbers of the block). The rest goes to the model's own `generate`.
         """
         tracer = Tracer(self, "generate", args, kwargs)
         return tracer if enters_a_block(sys._getframe(1)) else tracer.run_through()

@@ -415,11 +415,13 @@ class Tracer:
             generation it has one entry a step.
         """
         run = self._running("cache")
+        rows, generation = self.participant().rows, self.generation
         return fill(
             run,
             self.root,
-            self.participant().rows,
+            rows,
             modules,
+            is_over=None if generation is None or rows is None else partial(generation.all_ended, rows),
             device=device,
             dtype=dtype,
             detach=detach,

@@ -27,7 +27,7 @@ from nbsight.models.tokens import str_tokens, token_text
 if TYPE_CHECKING:
     from nbsight.models.language_model import LanguageModel
 
-__all__ = ["Generator", "TokenGeneration"]
+__all__ = ["Generator", "TokenGeneration", "generating_part"]
 
 #: A character of UTF-8 has at most this many bytes, and so at most as many tokens.
 LONGEST_CHARACTER = 4
@@ -68,7 +68,7 @@ class TokenGeneration(Generation):
     def begin(self, tracer: Any, kwargs: dict[str, Any], rows: list[Rows]) -> list[Rows]:
         """Take a place among the stopping criteria, and see what the arguments mean for the rows."""
         super().begin(tracer, kwargs, rows)
-        module = tracer.root._module
+        module = generating_part(tracer.root._module)
         setting = _settings(module, kwargs)
         eos = setting("eos_token_id")
         self._eos = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [int(eos)]
@@ -78,7 +78,11 @@ class TokenGeneration(Generation):
         self._width, self._settled, self._pending = self._begin, False, {}
         self._watched = _takes_criteria(module) and setting("cache_implementation") != "paged"
         if self._watched:
-            kwargs["stopping_criteria"] = [*(kwargs.get("stopping_criteria") or ()), self._told]
+            given = kwargs.get("stopping_criteria") or []
+            kwargs["stopping_criteria"] = [
+                *(given if isinstance(given, (list, tuple)) else [given]),
+                self._told,
+            ]
         if self.on_token is not None:
             self._check_streaming()
         self.is_ragged = any(part.left_pad != rows[0].left_pad for part in rows)
@@ -243,6 +247,12 @@ def _prompt_width(module: nn.Module, kwargs: dict[str, Any]) -> tuple[int | None
     if ids is not None:
         return ids.shape[1], 0
     return (None, 0) if embeds is None else (0, embeds.shape[1])
+
+
+def generating_part(module: nn.Module) -> nn.Module:
+    """The module whose forward is a step of `module.generate`: of a PEFT model the model inside."""
+    inner = getattr(module, "get_base_model", None)
+    return inner() if callable(inner) else module
 
 
 def _takes_criteria(module: nn.Module) -> bool:

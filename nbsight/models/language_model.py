@@ -16,7 +16,7 @@ from nbsight.core.envoy import Envoy
 from nbsight.core.generation import Generation
 from nbsight.core.mentions import KEYS_AND_VALUES, topics
 from nbsight.errors import EditError, InputError
-from nbsight.models.generation import Generator, TokenGeneration
+from nbsight.models.generation import Generator, TokenGeneration, generating_part
 from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokenizer_options
 from nbsight.models.joining import join_prompts
 from nbsight.models.limits import has_learned_positions, read_limits
@@ -263,6 +263,9 @@ class LanguageModel(NNsight):
 
     def _generation(self, method: str, kwargs: dict[str, Any]) -> Generation:
         return TokenGeneration(self, kwargs) if method == "generate" else Generation()
+
+    def _stepping(self, method: str) -> nn.Module:
+        return generating_part(self._module) if method == "generate" else self._module
 
     def _has_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return has_input(args, kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+import nbsight
 from nbsight.core.stacking import stack_steps
 from nbsight.core.steps import Step
 from nbsight.errors import EditError, InputError, NeverCalledError, OutOfOrderError, PathError
@@ -860,3 +862,115 @@ def test_a_generation_warns_of_nothing(demo):
         demo.generate(PARIS, max_new_tokens=3, do_sample=False, on_token=lambda _: None, seed=1)
         with demo.generate(PARIS, max_new_tokens=3, do_sample=False) as tracer:
             assert [step.token for step in tracer.iter[:]] == [" Paris", ".", "<|endoftext|>"]
+
+
+# -- other shapes of models, threads, elsewhere ----------------------------------------------------
+
+
+class Peft(torch.nn.Module):
+    """The shape of a PEFT model: it generates through the model inside, and is not called itself."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.base_model = torch.nn.Module()
+        self.base_model.model = inner
+        self.config = inner.config
+
+    def get_base_model(self):
+        return self.base_model.model
+
+    def forward(self, *args, **kwargs):
+        return self.base_model.model(*args, **kwargs)
+
+    def generate(self, *args, **kwargs):
+        return self.base_model.model.generate(*args, **kwargs)
+
+
+def test_a_model_inside_another_one_makes_the_steps():
+    inner = models.gpt2()
+    model = LanguageModel(Peft(inner))
+    states = []
+    with model.generate(IDS, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0) as tracer:
+        for step in tracer.iter[:]:
+            states.append(model.base_model.model.transformer.h[1].output)
+            assert step.token_id is not None
+        result = tracer.result
+    wanted = plain(LanguageModel(inner), IDS, max_new_tokens=4, eos_token_id=None)
+    assert torch.equal(result, wanted[""][0])
+    assert [step.token_id for step in tracer.steps] == result[0, -4:].tolist()
+    assert len(states) == 4
+    for value, own in zip(states, wanted["transformer.h.1.output"], strict=True):
+        assert torch.equal(hidden(value), hidden(own))
+
+
+def test_one_criterion_alone_is_taken_too(demo):
+    class Third(transformers.StoppingCriteria):
+        def __call__(self, ids, scores, **_):
+            return torch.full((len(ids),), ids.shape[1] == 8)
+
+    with demo.generate(
+        PARIS, max_new_tokens=9, do_sample=False, eos_token_id=None, stopping_criteria=Third()
+    ) as tracer:
+        pass
+    assert len(tracer.steps) == 3
+
+
+def test_a_cache_of_an_invoke_ends_with_its_rows(demo):
+    with demo.generate(max_new_tokens=5, do_sample=False) as tracer:
+        with tracer.invoke(PARIS):
+            one = tracer.cache(modules=[demo.transformer.h[1]])
+        with tracer.invoke(RIVER):
+            two = tracer.cache(modules=[demo.transformer.h[1]])
+    for cache, text, steps in ((one, PARIS, 3), (two, RIVER, 5)):
+        wanted = plain(demo, encoded(demo, text), max_new_tokens=5)["transformer.h.1.output"]
+        assert len(cache.transformer.h[1]) == len(wanted) == steps
+        stacked = torch.cat([hidden(value) for value in wanted], 1)
+        assert torch.allclose(cache.transformer.h[1].stack(), stacked, atol=1e-5)
+
+
+def test_seeds_of_two_threads_do_not_meet(small):
+    found, errors = {}, []
+
+    def draw(seed):
+        try:
+            with small.generate(IDS, **SAMPLING, seed=seed) as tracer:
+                for _ in tracer.iter[:]:
+                    blocks(small)[0].output
+                found[seed] = tracer.result
+        except Exception as error:  # it has to be seen outside of the thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=draw, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert all(torch.equal(found[seed], sampled(small, IDS, seed)) for seed in range(6))
+
+
+def test_steps_elsewhere_are_steps_here(demo):
+    with demo.generate(RIVER, max_new_tokens=3, do_sample=True, seed=3, remote="local") as tracer:
+        kept = nbsight.save([])
+        with tracer.iter[:] as step:
+            kept.append(demo.transformer.h[2].output[0])
+        steps = tracer.steps
+        stacked = stack_steps(kept).save()
+    with demo.generate(RIVER, max_new_tokens=3, do_sample=True, seed=3) as tracer:
+        cache = tracer.cache(modules=[demo.transformer.h[2]])
+    assert repr(steps) == repr(tracer.steps)
+    assert torch.equal(stacked, cache.transformer.h[2].stack())
+
+
+def test_a_model_that_hears_knows_its_tokens():
+    model = LanguageModel(models.whisper())
+    sound = torch.randn(1, 8, 20, generator=torch.Generator().manual_seed(0))
+    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    processed = nbsight.TransformersModel(model._module, task="automatic-speech-recognition")
+    with processed.generate(input_features=sound, **options) as tracer:
+        found = [step.token_id for step in tracer.iter[:]]
+        result = tracer.result
+    with torch.no_grad():
+        wanted = model._module.generate(input_features=sound, **options)
+    assert torch.equal(result, wanted)
+    assert found == wanted[0, -len(found) :].tolist()
