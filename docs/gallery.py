@@ -105,6 +105,11 @@ SECTIONS = (
             ),
             Mistake("Saving outside a trace", "torch.ones(3).save()", "torch.ones(3).save()"),
             Mistake(
+                "Saving a list by its method",
+                "with model.trace(prompt):\n    kept = [model.output].save()",
+                "kept = [model.output].save()",
+            ),
+            Mistake(
                 "Layers in the wrong order",
                 """
                 with model.trace(prompt):
@@ -146,6 +151,35 @@ SECTIONS = (
                         hidden = model.transformer.h[5].output
                 """,
                 "hidden = model.transformer.h[5].output",
+            ),
+            Mistake(
+                "A value after the token of its step",
+                """
+                with model.generate(prompt, max_new_tokens=3) as tracer:
+                    for step in tracer.iter[:]:
+                        print(step.token)
+                        hidden = model.transformer.h[5].output
+                """,
+                "hidden = model.transformer.h[5].output",
+                "The token is known at the end of the step, and the model had to go on to there.",
+            ),
+            Mistake(
+                "The token of one of several rows",
+                """
+                with model.generate([prompt, prompt], max_new_tokens=2) as tracer:
+                    pass
+                tracer.steps[0].token
+                """,
+                "tracer.steps[0].token",
+            ),
+            Mistake(
+                "Steps that do not stack",
+                """
+                from nbsight.core.stacking import stack_steps
+                with model.generate(prompt, max_new_tokens=3, use_cache=False) as tracer:
+                    stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])
+                """,
+                "stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])",
             ),
             Mistake(
                 "The result of a run that was not finished",

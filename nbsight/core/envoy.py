@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from nbsight.core.context import _stack, tracer_of
+from nbsight.core.older import find
 from nbsight.core.paused import held_tracer
 from nbsight.core.source import Source, source_of
+from nbsight.core.watched import call_watched
 from nbsight.errors import OutsideTraceError, PathError
 
 __all__ = ["Envoy"]
@@ -180,6 +182,9 @@ class Envoy:
         except AttributeError:
             if hasattr(type(module), name):
                 raise  # a property of the module failed inside; its own message is the better one
+            older = find(self, name, _getframe(1))
+            if older is not None:
+                return older
             raise PathError(self._unknown(name)) from None
 
     def _unknown(self, name: str) -> str:
@@ -255,8 +260,17 @@ class Envoy:
     def __bool__(self) -> bool:
         return True
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the module, inside a trace or outside; the running model does not notice."""
+    def __call__(self, *args: Any, hook: bool = False, **kwargs: Any) -> Any:
+        """Apply the module, inside a trace or outside; the running model does not notice.
+
+        Args:
+            args: What its forward takes.
+            hook: Whether a running trace takes the call for one of its own, so that the module's values can
+                be read, changed and kept there.
+            kwargs: What its forward takes by name.
+        """
+        if hook:
+            return call_watched(self, args, kwargs, _getframe(1))
         return self._module(*args, **kwargs)
 
     @property

@@ -131,6 +131,13 @@ def passed_in_step(
     """The error for a place that the present step of a generation had already passed."""
     asked = f"{envoy._path}.{what}".lstrip(".")
     last = participant.last
+    generation = tracer.generation
+    if generation is not None and generation.asked.get(participant) == participant.step:
+        return OutOfOrderError(
+            f"`{asked}` was asked for in step {participant.step}, after the token that this step chose; to "
+            f"know that, the model had to end the step.\n  {show_line(line)}\n"
+            "Ask for the token last in the body of the loop, or after the block: `tracer.steps[0].token`."
+        )
     return OutOfOrderError(
         f"`{asked}` was asked for in step {participant.step}, after the model had passed it in that "
         f"step.\n  {show_line(line)}\n"
@@ -235,7 +242,13 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
             f"a gradient was asked for, but this trace records no graph: {why}. Write "
             "`model.trace(..., grad=True)`.\n" + (f"  {show_text(*line)}" if line else "")
         )
-    if isinstance(error, NbsightError):
+    if type(error) is AttributeError and error.name == "save":
+        advice = (
+            "on tensors; for anything else, such as a list or a tuple, write `nbsight.save(...)` around it."
+        )
+        error.args = (f"{error}. `.save()` is there {advice}",)
+    generation = tracer.generation
+    if isinstance(error, NbsightError) or (generation is not None and error is generation.failed):
         error.__traceback__ = _without_own(error.__traceback__)
     return error
 

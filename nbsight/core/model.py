@@ -13,6 +13,7 @@ from nbsight.core.batching import Rows
 from nbsight.core.capture import enters_a_block
 from nbsight.core.edits import Edit, EditContext
 from nbsight.core.envoy import Envoy
+from nbsight.core.generation import Generation
 from nbsight.core.paused import PausedRun
 from nbsight.core.session import Session
 from nbsight.core.tracer import Tracer
@@ -47,12 +48,13 @@ class Model(Envoy):
 
     # -- running -------------------------------------------------------------------------------
 
-    def trace(self, *args: Any, trace: bool = True, **kwargs: Any) -> Any:
+    def trace(self, *args: Any, trace: bool = True, tracer_cls: type[Tracer] = Tracer, **kwargs: Any) -> Any:
         """Open a trace: `with model.trace(prompt): ...`.
 
         Args:
             args: The model's input. Without one, the block holds `tracer.invoke(...)` blocks.
             trace: False runs the model at once and returns its output.
+            tracer_cls: A subclass of `Tracer` to make the tracer of.
             kwargs: `grad` (record gradients; by default when the code around the block speaks of
                 them), `finish` (run to the end even if nobody can see it), `fn` (the name of
                 another method to trace), `remote` (where to run); the rest goes to the tokenizer
@@ -62,12 +64,17 @@ class Model(Envoy):
             A tracer, to be used in a `with` statement.
         """
         fn = kwargs.pop("fn", None)
+        if tracer_cls is not Tracer and not (isinstance(tracer_cls, type) and issubclass(tracer_cls, Tracer)):
+            raise InputError(
+                f"`tracer_cls` is a subclass of nbsight.core.tracer.Tracer, and was {tracer_cls!r}. A tracer "
+                "of nnsight's runs its block by other means and cannot be used here."
+            )
         if not trace and kwargs.get("remote"):
             raise InputError(
                 "trace=False runs the model here and now; for a remote run write "
                 "`with model.trace(prompt, remote=...) as tracer: output = model.output.save()`."
             )
-        tracer = Tracer(self, _method_name(fn), args, kwargs)
+        tracer = tracer_cls(self, _method_name(fn), args, kwargs)
         return tracer if trace else tracer.run_through()
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -75,6 +82,12 @@ class Model(Envoy):
 
         Without a `with` statement it runs at once (kept edits act) and returns what the model's
         own `generate` returns.
+
+        Args:
+            args: The prompt. Without one, the block holds `tracer.invoke(...)` blocks.
+            kwargs: As for `trace`. A `LanguageModel` also takes `on_token` (called with each token as
+                soon as it is chosen) and `seed` (sampling as after `torch.manual_seed(seed)`, without
+                touching the random numbers of the block). The rest goes to the model's own `generate`.
         """
         tracer = Tracer(self, "generate", args, kwargs)
         return tracer if enters_a_block(sys._getframe(1)) else tracer.run_through()
@@ -153,6 +166,10 @@ class Model(Envoy):
     def _stepping(self, method: str) -> nn.Module:
         """The module whose calls are the steps of a run of this method."""
         return self._module
+
+    def _generation(self, method: str, kwargs: dict[str, Any]) -> Generation:
+        """What knows about a generation by this method; takes what is for it out of the arguments."""
+        return Generation()
 
     def _other_names(self) -> dict[str, str]:
         """Other names of modules: alias path to path."""
@@ -295,6 +312,7 @@ class _Part:
     _join = Model._join
     _has_input = Model._has_input
     _stepping = Model._stepping
+    _generation = Model._generation
 
     def __init__(self, envoy: Envoy) -> None:
         self._envoy = envoy

@@ -80,6 +80,8 @@ class Participant:
     tokens: Callable[[], Any] | None = None
     #: The last place that was reached and the line that asked, for messages.
     last: Reached | None = None
+    #: The step of each module that code for earlier releases of nnsight moves on by itself (older.py).
+    turns: Any = None
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows
@@ -100,6 +102,11 @@ class Participant:
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Return when the root's call `number` has begun or the run has ended."""
         while run.passes <= number and not run.ended:
+            run.advance()
+
+    def wait_until(self, run: Run, ready: Callable[[], bool]) -> None:
+        """Return when `ready()` is true; the run goes on until then."""
+        while not ready():
             run.advance()
 
     def wait_for_end(self, run: Run) -> None:

@@ -8,6 +8,7 @@ With `remote=`, the block is captured and runs elsewhere.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,17 @@ from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
 from nbsight.core.edits import replay
 from nbsight.core.gates import open_gates
+from nbsight.core.generation import Generation, generation_of
 from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
+from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.scan import fake_call
 from nbsight.core.sites import UNSEEN, Line, Site, describe
-from nbsight.core.steps import Steps
+from nbsight.core.steps import Step, StepList
 from nbsight.core.workers import Crew
 from nbsight.errors import EditError, InputError, OutsideTraceError
 
@@ -58,6 +61,7 @@ class Tracer:
 
     Attributes:
         iter: The steps of a generation: `for step in tracer.iter[:]`.
+        steps: The steps that it has made.
     """
 
     # What most traces never need has its default here.
@@ -83,6 +87,8 @@ class Tracer:
     is_light = False
     #: What the block has read and written, while the trace records gradients.
     handed: Handed | None = None
+    #: What is known of the tokens, where the traced method is not `forward`.
+    generation: Generation | None = None
     _crew: Crew | None = None
     _captured: Captured | None = None
     _fills_cache = False
@@ -109,6 +115,8 @@ class Tracer:
         if method == "generate":
             # Outside a loop over steps, a generation's places are those of its first pass.
             self.driver.step = 0
+        if method != "forward":
+            self.generation = generation_of(model, method, kwargs, bool(self.remote) and not in_job())
         self.invokes: list[Invoker] = []
         self.saved: list[tuple[Any, Saved | None]] = []
 
@@ -207,12 +215,15 @@ class Tracer:
             if error is None:
                 try:
                     self._complete()
+                except _EndBlock as end:  # a callback of the generation asked to stop
+                    if end.tracer is not self:
+                        raise
                 except Exception as problem:
                     failure = problem
             if failure is not None:
                 better = explain.leave_block(self, failure)
                 if better is not error:
-                    raise better from None
+                    raise better from better.__cause__
                 return False
             warn_of_changes(self.saved)
             return True
@@ -246,6 +257,8 @@ class Tracer:
             if not in_job():  # a job's results are picked from what it saved
                 self.saved = []
             self.failed = self.failed_at = None
+            if self.generation is not None:
+                self.generation.close()
 
     def _complete(self) -> None:
         if self.run is None:
@@ -282,7 +295,10 @@ class Tracer:
             self.is_light = root._lighten(kwargs, self.spoken)
         module = root._module
         method = module if self.method == "forward" else getattr(module, self.method)
-        run = Run(
+        make_run: Callable[..., Run] = Run
+        if self.generation is not None:
+            rows, make_run = self.generation.begin(self, kwargs, rows), self.generation.make_run
+        run = make_run(
             fake_call(module, args, kwargs) if self.scan else lambda: method(*args, **kwargs),
             root._stepping(self.method),
             grad=bool(self.grad),
@@ -304,7 +320,13 @@ class Tracer:
         context.enter(self)
         try:
             self.begin_edits()
-            return self.root._show("output", self.run.finish())
+            result = self.run.finish()
+            return self.root._show("output", result) if self.method == "forward" else result
+        except Exception as error:
+            better = explain.leave_block(self, error)
+            if better is error:
+                raise
+            raise better from None
         finally:
             self._leave()
 
@@ -319,13 +341,33 @@ class Tracer:
         return Invoker(self, args, kwargs)
 
     @property
-    def iter(self) -> Steps:
+    def iter(self) -> Loops:
         """The steps of a generation: `for step in tracer.iter[:3]`; the loop ends with the model."""
-        return Steps(self)
+        return Loops(self)
 
-    def all(self) -> Any:
+    def all(self) -> Loop:
         """All steps, the same as `tracer.iter[:]`."""
-        return Steps(self)[:]
+        return Loops(self)[:]
+
+    def next(self, count: int = 1) -> Step:
+        """Go on to the next step of a generation; what is asked for from now on is of that step.
+
+        Args:
+            count: How many steps to go on.
+        """
+        return go_on(self, (self.participant().step or 0) + count)
+
+    @property
+    def steps(self) -> StepList:
+        """The steps that the generation has made: `tracer.steps[3].token`, in the block and after it."""
+        if self.generation is None:
+            raise InputError(
+                "`tracer.steps` are the steps of `model.generate(...)`; `trace` makes one pass and chooses "
+                "no tokens."
+            )
+        if self.run is None:
+            self._running("steps")
+        return StepList(self.generation, None if self.done else self.participant().rows)
 
     @property
     def result(self) -> Any:
@@ -337,7 +379,8 @@ class Tracer:
             self._has_result = True
             if participant.rows is None:
                 return run.result
-            return self.root._own_result(participant.rows, run.result)
+            owner = self.generation or self.root
+            return owner._own_result(participant.rows, run.result)
         if self._has_result:
             return run.result
         raise OutsideTraceError(
@@ -372,11 +415,13 @@ class Tracer:
             generation it has one entry a step.
         """
         run = self._running("cache")
+        rows, generation = self.participant().rows, self.generation
         return fill(
             run,
             self.root,
-            self.participant().rows,
+            rows,
             modules,
+            is_over=None if generation is None or rows is None else partial(generation.all_ended, rows),
             device=device,
             dtype=dtype,
             detach=detach,

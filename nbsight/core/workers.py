@@ -83,6 +83,11 @@ class Worker(Participant):
         while run.passes <= number and not run.ended:
             self._give_way(lambda: run.ended or run.passes > number)
 
+    def wait_until(self, run: Run, ready: Callable[[], bool]) -> None:
+        """Give way until `ready()` is true."""
+        while not ready():
+            self._give_way(ready)
+
     def wait_for_end(self, run: Run) -> None:
         """Give way until the run has ended; it then has to go to its end."""
         run.must_finish = True

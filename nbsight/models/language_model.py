@@ -13,8 +13,10 @@ from torch import nn
 from nbsight.core.batching import Rows
 from nbsight.core.context import current_tracer
 from nbsight.core.envoy import Envoy
+from nbsight.core.generation import Generation
 from nbsight.core.mentions import KEYS_AND_VALUES, topics
 from nbsight.errors import EditError, InputError
+from nbsight.models.generation import Generator, TokenGeneration, generating_part
 from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokenizer_options
 from nbsight.models.joining import join_prompts
 from nbsight.models.limits import has_learned_positions, read_limits
@@ -150,6 +152,11 @@ class LanguageModel(NNsight):
             return Encoder(None, "it was made from a loaded module, without `tokenizer=`")
         return Encoder(*load_tokenizer(tokenizer, **kwargs))
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "generator" and name not in self._module._modules:
+            return Generator(self)
+        return super().__getattr__(name)
+
     # -- what it is ----------------------------------------------------------------------------
 
     @property
@@ -253,6 +260,12 @@ class LanguageModel(NNsight):
 
     def _accept(self, kind: str, current: Any, assigned: Any) -> Any:
         return accept_logits(current, assigned) if kind == "output" else assigned
+
+    def _generation(self, method: str, kwargs: dict[str, Any]) -> Generation:
+        return TokenGeneration(self, kwargs) if method == "generate" else Generation()
+
+    def _stepping(self, method: str) -> nn.Module:
+        return generating_part(self._module) if method == "generate" else self._module
 
     def _has_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return has_input(args, kwargs)

@@ -389,3 +389,29 @@ def test_a_size_error_can_still_be_caught_as_torchs_own_kind():
     with pytest.raises(RuntimeError, match="size of tensor"), MODEL.trace(X):
         MODEL.h[1].output
         torch.ones(3) + torch.ones(4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["kept = [1, 2].save()", "kept = (model.h[0].output, 3).save()", "kept = (3).save()", "kept = {}.save()"],
+)
+@pytest.mark.parametrize("invoked", [False, True])
+def test_saving_what_is_no_tensor_names_the_function_that_does(line, invoked):
+    model = wrap(build(Mixed))
+    inner = f"with tracer.invoke(x):\n        {line}" if invoked else line
+    given = "" if invoked else "x"
+    with pytest.raises(
+        AttributeError, match=r"has no attribute 'save'.*write `nbsight\.save\(\.\.\.\)`"
+    ) as caught:
+        run_cell(f"with model.trace({given}) as tracer:\n    {inner}", {"model": model, "x": rows()})
+    assert type(caught.value) is AttributeError
+    assert line in "".join(traceback.format_exception(caught.value))
+    assert not has_gates(model._module)
+
+
+def test_another_attribute_that_is_missing_is_pythons_own_error():
+    model = wrap(build(Mixed))
+    with pytest.raises(AttributeError) as caught:
+        with model.trace(rows()):
+            [1].saved()
+    assert str(caught.value) == "'list' object has no attribute 'saved'"

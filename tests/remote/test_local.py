@@ -96,6 +96,18 @@ def _generate(model, where):
     return steps, out
 
 
+def _labelled(model, where):
+    with model.generate(PROMPT, max_new_tokens=4, do_sample=True, seed=3, remote=where) as tracer:
+        steps = list(tracer.iter[:])
+        every = tracer.steps
+        text = [step.token for step in steps]
+    return (
+        [(step, step.token, step.token_id, step.position, step.is_prompt) for step in steps],
+        repr(every),
+        text,
+    )
+
+
 def _gradient(model, where):
     with model.trace(PROMPT, remote=where):
         hidden = model.transformer.h[3].output[0]
@@ -139,7 +151,7 @@ def _one_line(model, where):
 
 
 @pytest.mark.parametrize(
-    "experiment", [_edit, _invokes, _generate, _gradient, _functions, _messages, _stop, _one_line]
+    "experiment", [_edit, _invokes, _generate, _labelled, _gradient, _functions, _messages, _stop, _one_line]
 )
 def test_there_and_here_agree_bit_for_bit(model, experiment):
     def compare(a, b):
