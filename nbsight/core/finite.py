@@ -11,7 +11,9 @@ but padding do not count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import cmath
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from nbsight.core.batching import Rows
 from nbsight.core.quiet import quietly, tensors_in
 from nbsight.core.sites import Edit, Line, Site, describe, show_line, show_text
 from nbsight.core.source import as_code
+from nbsight.core.torch_state import dispatch_depth, function_depth, is_grad_enabled
 from nbsight.errors import NotFiniteError
 
 if TYPE_CHECKING:
@@ -87,6 +90,8 @@ class _Watch:
         #: How many edits have been seen, and the pass of the last one.
         self.count = len(run.edits)
         self.edited_in: int | None = None
+        #: A tensor that is known to be fine, and its count of changes.
+        self.fine: tuple[Callable[[], Any], int] = (lambda: None, 0)
         #: What returned -Inf first.
         self.minus: str | None = None
 
@@ -146,14 +151,22 @@ class _Watch:
 
     def _look(self, value: Any) -> dict[str, _Found]:
         """What is not finite in a value, by kind; the first tensor of each."""
+        if is_grad_enabled() or function_depth() or dispatch_depth():
+            with quietly():
+                return self._looked(value)
+        return self._looked(value)
+
+    def _looked(self, value: Any) -> dict[str, _Found]:
         found: dict[str, _Found] = {}
-        with quietly():
-            for tensor in tensors_in(value):
-                if _can_be_checked(tensor):
-                    # torch cannot ask eight bits
-                    numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
-                    if not bool(numbers.isfinite().all()):
-                        self._sort(tensor, numbers, found)
+        for tensor in tensors_in(value):
+            # As a rule one module's output is the next one's input.
+            if tensor is self.fine[0]() and tensor._version == self.fine[1]:
+                continue
+            if _can_be_checked(tensor) and not _is_fine(tensor):
+                # Torch cannot ask eight bits.
+                self._sort(tensor, tensor.float() if tensor.dtype.itemsize == 1 else tensor, found)
+            elif not tensor.is_inference():
+                self.fine = (weakref.ref(tensor), tensor._version)
         return found
 
     def _sort(self, tensor: torch.Tensor, numbers: torch.Tensor, found: dict[str, _Found]) -> None:
@@ -244,6 +257,14 @@ class _Watch:
                 line = show_text(block.filename, block.line)
                 lines.append(f"It is in the rows of this invoke, in its own count {_where(own)}:\n  {line}")
         return lines
+
+
+def _is_fine(tensor: torch.Tensor) -> bool:
+    """Whether there is neither NaN nor Inf in a tensor."""
+    # One sum answers for most: only where it overflows must the elements be asked.
+    wide = torch.float32 if tensor.dtype.itemsize < 4 else None
+    total = tensor.sum(dtype=wide).item()
+    return cmath.isfinite(total) or bool((tensor if wide is None else tensor.to(wide)).isfinite().all())
 
 
 def _can_be_checked(tensor: torch.Tensor) -> bool:

@@ -257,6 +257,29 @@ def test_integers_and_modules_without_tensors_are_let_through():
         pass
 
 
+@pytest.mark.parametrize(
+    ("dtype", "large"),
+    [(torch.float32, 3e38), (torch.float64, 1e308), (torch.float16, 6e4), (torch.bfloat16, 3e38)],
+)
+def test_large_numbers_whose_sum_overflows_are_finite(dtype, large):
+    net = build(lambda: nn.Sequential(nn.Identity(), nn.Identity()))
+    x = torch.full((1, 3, WIDTH), large, dtype=dtype)
+    with wrap(net).trace(x, check_finite=True):
+        pass
+    x[0, 1, 2] = NAN
+    assert "has it in 1 of 18 elements, first at [0, 1, 2]" in failure(wrap(net), x)
+
+
+def test_complex_and_eight_bit_numbers_are_looked_at():
+    net = build(lambda: nn.Sequential(nn.Identity()))
+    for x in (torch.ones(2, 2, dtype=torch.complex64), torch.ones(2, 2).to(torch.float8_e5m2)):
+        with wrap(net).trace(x, check_finite=True):
+            pass
+        bad = x.clone()
+        bad.view(-1)[3] = NAN
+        assert "has it in 1 of 4 elements, first at [1, 1]" in failure(wrap(net), bad)
+
+
 def test_a_scan_has_no_numbers_to_watch(model):
     with model.scan(X, check_finite=True):
         shape = model.h[1].output.shape
