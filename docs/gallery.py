@@ -117,15 +117,59 @@ SECTIONS = (
                     early = model.transformer.h[2].output
                 """,
                 "early = model.transformer.h[2].output",
+                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept unasked, so "
+                "what has been passed takes a second forward. What follows in the model's order is read in "
+                "the same one.",
             ),
             Mistake(
-                "A block before what is inside it",
+                "A block before what is inside it, where a second forward is not wanted",
                 """
-                with model.trace(prompt):
+                with model.trace(prompt, strict_order=True):
                     block = model.transformer.h[5].output
                     mlp = model.transformer.h[5].mlp.output
                 """,
                 "mlp = model.transformer.h[5].mlp.output",
+                "`model.strict_order = True` asks for this in all traces of a model.",
+            ),
+            Mistake(
+                "A change of what the model has passed",
+                """
+                with model.trace(prompt):
+                    late = model.transformer.h[5].output[0]
+                    model.transformer.h[2].output = late
+                    logits = model.output
+                """,
+                "model.transformer.h[2].output = late",
+            ),
+            Mistake(
+                "The same in place",
+                """
+                with model.trace(prompt):
+                    late = model.transformer.h[5].output[0]
+                    early = model.transformer.h[2].output[0]
+                    early[:] = 0
+                    logits = model.output
+                """,
+                "early = model.transformer.h[2].output[0]",
+            ),
+            Mistake(
+                "A value that is changed after the model has gone on",
+                """
+                with model.trace(prompt):
+                    late = model.transformer.h[5].output[0]
+                    early = model.transformer.h[2].output[0]
+                    late[:] = early
+                """,
+                "late = model.transformer.h[5].output[0]",
+            ),
+            Mistake(
+                "Layers in the wrong order on the way to a loss",
+                """
+                with model.trace(prompt, grad=True):
+                    late = model.transformer.h[5].output[0]
+                    early = model.transformer.h[2].output[0]
+                """,
+                "early = model.transformer.h[2].output[0]",
             ),
             Mistake(
                 "A module that is never called",
@@ -285,6 +329,29 @@ SECTIONS = (
                     logits = model.output
                 """,
                 'model.transformer.h[5].ln_1.output = hidden.to("meta")',
+            ),
+            Mistake(
+                "NaN, where it is watched for",
+                """
+                with model.trace(prompt, check_finite=True):
+                    model.transformer.h[2].output[0][:, 1] = 1e20
+                    logits = model.output
+                """,
+                "model.transformer.h[2].output[0][:, 1] = 1e20",
+                "An `ArithmeticError` as well. Without `check_finite=True` nothing is watched. -Inf is let through, "
+                "since masks are made of it.",
+            ),
+            Mistake(
+                "Infinity that an edit writes",
+                """
+                with model.trace(check_finite=True) as tracer:
+                    with tracer.invoke("The dog is"):
+                        plain = model.output
+                    with tracer.invoke(prompt):
+                        model.transformer.h[2].mlp.output[:, -1] *= 1e39
+                        logits = model.output
+                """,
+                "model.transformer.h[2].mlp.output[:, -1] *= 1e39",
             ),
             Mistake(
                 "Writing into a tuple",

@@ -99,6 +99,7 @@ def replay(tracer: Tracer, run: Run) -> Crew | None:
             owner = edit.owner
             names[targets[0]] = tracer.root if owner is not tracer.root._family else tracer
         worker = Worker(edit.block, names, None)
+        worker.is_kept = True
         worker.run = run
         worker.step = tracer.driver.step
         crew.add(worker)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
 from nbsight.core.edits import replay
+from nbsight.core.rerun import begin_again
 from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
 from nbsight.core.torch_state import SideState, snapshot
 from nbsight.core.workers import Crew, Worker
@@ -69,6 +70,8 @@ class Invoker:
         if self.block is None:
             run, self.tracer.run = self.tracer.run, None
             try:
+                if error is None and run is not None and run.behind is not None:
+                    run.conclude()
                 if error is None and self.tracer.method != "forward" and run is not None:
                     run.finish()
             finally:
@@ -126,6 +129,9 @@ def run_invokes(tracer: Tracer) -> None:
         crew.add(worker)
     try:
         crew.work(finish=tracer.must_finish)
+        while crew.is_late:
+            begin_again(tracer, crew)
+            crew.work(finish=False)
     finally:
         tracer.failed, tracer.failed_at = crew.failed, crew.failed_at
         # What the bodies bound is the user's even when a later body failed.

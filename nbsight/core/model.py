@@ -57,8 +57,9 @@ class Model(Envoy):
             tracer_cls: A subclass of `Tracer` to make the tracer of.
             kwargs: `grad` (record gradients; by default when the code around the block speaks of
                 them), `finish` (run to the end even if nobody can see it), `fn` (the name of
-                another method to trace), `remote` (where to run); the rest goes to the tokenizer
-                and the model.
+                another method to trace), `remote` (where to run), `strict_order` (a read of what the
+                model has passed is an error and not one more forward), `check_finite` (the first NaN
+                or Inf is an error); the rest goes to the tokenizer and the model.
 
         Returns:
             A tracer, to be used in a `with` statement.
@@ -91,6 +92,15 @@ class Model(Envoy):
         """
         tracer = Tracer(self, "generate", args, kwargs)
         return tracer if enters_a_block(sys._getframe(1)) else tracer.run_through()
+
+    @property
+    def strict_order(self) -> bool:
+        """Whether a read of what the model has passed is always an error; set it for all traces."""
+        return self.__dict__.get("_strict_order", False)
+
+    @strict_order.setter
+    def strict_order(self, strict: bool) -> None:
+        self.__dict__["_strict_order"] = strict
 
     def scan(self, *args: Any, **kwargs: Any) -> Tracer:
         """Open a trace that computes shapes, dtypes and devices, and no numbers.

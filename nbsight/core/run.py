@@ -12,7 +12,7 @@ place they asked for). README.md beside this file has the picture.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +82,8 @@ class Participant:
     last: Reached | None = None
     #: The step of each module that code for earlier releases of nnsight moves on by itself (older.py).
     turns: Any = None
+    #: Whether this is an edit that the model keeps, which every run of it plays.
+    is_kept = False
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows
@@ -137,7 +139,11 @@ class Run:
     finished = False
     ended = False
     #: The arguments with which the same forward can be run once more, if it can.
-    repeat: tuple[Any, Any] | None = None
+    repeat: tuple[Any, Any, Any] | None = None
+    #: In a second forward: what had been reached before it, while it only repeats (rerun.py).
+    behind: Any = None
+    #: Where calls were replaced, and the counts of changes of what was put there.
+    skips: Sequence[tuple[Site, list[tuple[Any, Any]]]] = ()
     #: Where the run stands.
     site: Site | None = None
     #: How many times the root was called.
@@ -226,6 +232,9 @@ class Run:
         return value
 
     def _stop(self, site: Site) -> Site:
+        if self.watchers:
+            for watcher in self.watchers.get(f"early {site.kind}", {}).get(site.module, ()):
+                watcher(site)
         if site.module in self.wanted[site.kind]:
             self.site = site
             self._home.switch()  # type: ignore[union-attr]
@@ -260,9 +269,14 @@ class Run:
                 self.rewrites[module._module] = module
         open_gates(plain, self.spares, self.gated)
 
-    def watch(self, key: Key, watcher: Callable[[Site], None]) -> None:
-        """Call `watcher` with the site, after all edits, whenever the model passes `key`."""
-        self.watchers.setdefault(key[1], {}).setdefault(key[0], []).append(watcher)
+    def watch(self, key: Key, watcher: Callable[[Site], None], *, early: bool = False) -> None:
+        """Call `watcher` with the site, after all edits, whenever the model passes `key`.
+
+        Args:
+            early: Before any edit instead.
+        """
+        kind = f"early {key[1]}" if early else key[1]
+        self.watchers.setdefault(kind, {}).setdefault(key[0], []).append(watcher)
 
     def want(self, key: Key) -> None:
         """Let the model stop at `key`."""
@@ -388,6 +402,8 @@ class Run:
             del error, explained  # they hold this frame through their tracebacks
 
     def _settle(self, site: Site) -> None:
+        if site.is_touched:
+            self._note_touch(site)
         try:
             site.settle()
         except EditError as error:
@@ -398,9 +414,13 @@ class Run:
         lines = [edit.line for edit in self.edits if edit.site is site]
         return "".join(f"\n  {show_line(line)}" for line in dict.fromkeys(lines))
 
+    def conclude(self) -> None:
+        """The bodies are done; only a second forward has something left to do (rerun.py)."""
+
     def _note_touch(self, site: Site) -> None:
         what = describe(site.value if site.kind == "output" else site.value[0])
         self.note_edit(site, what, "changed in place")
+        site.recount()
 
     def note_edit(self, site: Site, before: str, after: str) -> None:
         """Remember an edit, for the message if the model fails later."""
@@ -473,9 +493,19 @@ class Run:
             # What a run needs no more would keep inputs and blocks alive through it.
             self.serve = None
             self.call = _nothing
-            if self.edits:
-                self.edits = [replace(edit, site=None) for edit in self.edits]
             self.callee = None
+            if self.watchers:
+                self.watchers = {}
+            if self.repeat is None and self.edits:
+                # Otherwise a second forward may have to put the same values back (rerun.py).
+                self.edits = [replace(edit, site=None) for edit in self.edits]
+            if self.repeat is None and self.skips:
+                self.skips = ()
+
+    @property
+    def model_state(self) -> SideState:
+        """Torch's switches on the model's side, as they were when it was left."""
+        return self._state or (self._grad, False, self._dtype, None, (), ())
 
     @property
     def began(self) -> bool:

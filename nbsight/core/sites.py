@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import linecache
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import CodeType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,17 @@ from nbsight.core.batching import map_tensors, splice
 if TYPE_CHECKING:
     from nbsight.core.run import Participant
 
-__all__ = ["UNSEEN", "Edit", "Line", "Site", "describe", "locate", "show_line", "show_text"]
+__all__ = [
+    "UNSEEN",
+    "Edit",
+    "Line",
+    "Site",
+    "describe",
+    "locate",
+    "show_line",
+    "show_text",
+    "versions_of",
+]
 
 #: A place in the user's code: a code object and an offset in it. Finding the line number takes
 #: a walk over the code's line table, so it is left to whoever needs it (see `locate`).
@@ -93,8 +103,11 @@ class Site:
     shown: dict[Participant, Any] = MappingProxyType({})  # type: ignore[assignment]
     assigned: dict[Participant, Any] | None = None
     handed: dict[Participant, Any] | None = None
-    #: The tensors of a container and their counts of changes when the model came here.
-    versions: Sequence[tuple[torch.Tensor, int]] = ()
+    #: Whether another value was put in the place of the one that came, and whether that is not all.
+    is_replaced: bool = False
+    is_mixed: bool = False
+    #: What a container holds, and counts of its changes, when the model came here.
+    versions: Sequence[tuple[Any, Any]] = ()
 
     def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
         self.module = module
@@ -125,7 +138,28 @@ class Site:
         """Whether a tensor was changed in place since the model came here."""
         if self.version is not None:
             return self.value._version != self.version
-        return any(tensor._version != version for tensor, version in self.versions)
+        return any(tensor._version != version for tensor, version in self.versions) or self._is_refilled
+
+    @property
+    def _is_refilled(self) -> bool:
+        """Whether other items were put into the copy of a container that a participant holds."""
+        handed = self.handed
+        return handed is not None and any(_differs(before, self.views[who]) for who, before in handed.items())
+
+    def recount(self) -> None:
+        """Take the value as it is now for untouched."""
+        if self.is_touched and (self.is_replaced or self._holds_other_items):
+            self.is_mixed = True
+        self.version, self.versions = None, versions_of(self.value)
+
+    @property
+    def _holds_other_items(self) -> bool:
+        return any(type(thing) is _Contents and thing._version != count for thing, count in self.versions)
+
+    def count_contents(self) -> None:
+        """Let a change of what the value's containers hold count as a touch."""
+        if type(self.value) is not torch.Tensor:
+            self.versions = [*self.versions, *_contents(self.value)]
 
     def view(self, participant: Participant) -> Any:
         """This participant's rows of the value; the same object each time it asks."""
@@ -180,16 +214,20 @@ class Site:
                 self.value = _editable(value)
         else:
             self.value = map_tensors(value, _editable)
+            if self.kind == "output":  # of an input, as a rule only one tensor is shown
+                self.count_contents()
 
     def assign(self, participant: Participant, value: Any, shown: Any) -> None:
         """Let the model go on with `value` in this participant's rows."""
         if participant.rows is None or participant.rows.is_whole:
             # Later readers of this site see it at once; earlier rows are overruled.
+            self.is_mixed = self.is_mixed or self.is_touched
+            self.is_replaced = True
             self.value = self.whole = value
             self.whole_shown = shown
             self.assigned = self.handed = None
             self.views, self.shown = {}, {}
-            self.version, self.versions = None, ()
+            self.version, self.versions = None, versions_of(value)
         else:
             self.view(participant)
             self.views[participant] = value
@@ -212,8 +250,10 @@ class Site:
         self.assigned = self.handed = None
         pairs = [(p.rows, value) for p, value in parts.items() if p.rows is not None]
         if pairs:
+            self.is_mixed = self.is_mixed or self.is_touched
+            self.is_replaced = True
             self.value = splice(self.value, pairs)
-            self.version, self.versions = None, ()
+            self.version, self.versions = None, versions_of(self.value)
 
     @property
     def must_settle(self) -> bool:
@@ -226,6 +266,57 @@ class Site:
     def _records_rows(self) -> bool:
         """Whether a backward pass may come by here (`requires_grad_()` on rows is enough)."""
         return _records(self.value) or any(map(_records, self.views.values()))
+
+
+def versions_of(value: Any) -> list[tuple[Any, Any]]:
+    """The tensors and containers of a value, with what tells that they were changed in place."""
+    if type(value) is torch.Tensor:
+        return [] if value.is_inference() else [(value, value._version)]
+    found: list[tuple[Any, Any]] = []
+
+    def add(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_inference():
+            found.append((tensor, tensor._version))
+        return tensor
+
+    map_tensors(value, add)
+    return found + _contents(value)
+
+
+class _Contents:
+    """A container that counts its changes, as a tensor does: what is put into it is an edit too."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+        #: Held, so that no new item can have the identity of one that was there.
+        self.items = _items(container)
+
+    @property
+    def _version(self) -> list[int]:
+        return [id(item) for item in _items(self.container)]
+
+
+def _items(container: Any) -> list[Any]:
+    if isinstance(container, dict):
+        return [*container.keys(), *container.values()]
+    return list(container) if isinstance(container, list) else list(vars(container).values())
+
+
+def _contents(value: Any) -> list[tuple[Any, Any]]:
+    """The containers in a value to which something can be assigned."""
+    found: list[tuple[Any, Any]] = []
+    if isinstance(value, tuple):
+        items: Sequence[Any] = value
+    elif isinstance(value, (dict, list)) or (is_dataclass(value) and not isinstance(value, type)):
+        holder = _Contents(value)
+        found.append((holder, holder._version))
+        items = holder.items
+    else:
+        return found
+    for item in items:
+        if type(item) is not torch.Tensor and item is not None:
+            found += _contents(item)
+    return found
 
 
 def _editable(tensor: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ from nbsight.core.source_rewrite import Listing, Named, listing_of
 from nbsight.core.source_text import around, listed
 from nbsight.errors import OutsideTraceError, PathError, SourceNotAvailable
 
-__all__ = ["Operation", "Source", "source_of"]
+__all__ = ["Operation", "Source", "as_code", "source_of"]
 
 
 def source_of(envoy: Any, frame: FrameType) -> Source:
@@ -122,7 +122,7 @@ class Source:
         if not name.startswith("_"):
             if name not in self._by_name:
                 raise PathError(self._unknown(name))
-            place = _as_code(f"{self._path}.{name}")
+            place = as_code(f"{self._path}.{name}")
             raise PathError(f"an operation cannot be set; its value can: `{place}.output = ...`.")
         object.__setattr__(self, name, value)
 
@@ -131,7 +131,7 @@ class Source:
 
     @property
     def _code(self) -> str:
-        return _as_code(self._path)
+        return as_code(self._path)
 
     def _unknown(self, name: str) -> str:
         text = f"`{self._path}` has no operation `{name}`"
@@ -173,7 +173,7 @@ class Source:
         return title + "\n" + listed(self._listing)
 
 
-def _as_code(path: str) -> str:
+def as_code(path: str) -> str:
     """A path as it is written in a program: `model.h[0].attn`."""
     return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", f"model.{path}")
 
@@ -300,7 +300,7 @@ class Operation:
         except SourceNotAvailable as error:
             raise SourceNotAvailable(f"`{self._path}.source` is not available: {error}") from None
         if run is not None:
-            run.open(source._gates())
+            tracer.run.open(source._gates())  # perhaps another run by now, if this one had passed it
         return source
 
     def _drill(self, peeled: Peeled) -> Source:
@@ -328,7 +328,7 @@ class Operation:
                 f"`with model.trace(prompt): print({self._code}.source)`."
             )
         tracer._reach(self, "input", frame)
-        return run.callee
+        return tracer.run.callee
 
     def _tracer(self, what: str, frame: FrameType) -> Any:
         tracer = tracer_of(self._root, frame)
@@ -383,7 +383,7 @@ class Operation:
 
     @property
     def _code(self) -> str:
-        return _as_code(self._path)
+        return as_code(self._path)
 
     # -- display -------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ With `remote=`, the block is captured and runs elsewhere.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
 from nbsight.core.edits import replay
+from nbsight.core.extra import Extra, say
+from nbsight.core.finite import watch_finite
 from nbsight.core.gates import open_gates
 from nbsight.core.generation import Generation, generation_of
 from nbsight.core.gradients import Handed
@@ -28,10 +30,12 @@ from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
+from nbsight.core.repeatable import remember
+from nbsight.core.rerun import Rerun, go_back
 from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.scan import fake_call
-from nbsight.core.sites import UNSEEN, Line, Site, describe
+from nbsight.core.sites import UNSEEN, Line, Site, describe, versions_of
 from nbsight.core.steps import Step, StepList
 from nbsight.core.workers import Crew
 from nbsight.errors import EditError, InputError, OutsideTraceError
@@ -89,6 +93,15 @@ class Tracer:
     handed: Handed | None = None
     #: What is known of the tokens, where the traced method is not `forward`.
     generation: Generation | None = None
+    #: Whether a read of what the model has passed is an error; None leaves it to the model.
+    strict_order: bool | None = None
+    #: What was read out of order, in one more forward.
+    extra: Sequence[Extra] = ()
+    #: Whether values are watched for NaN and Inf, and the rows of each invoke then.
+    check_finite = False
+    checked: Any = None
+    #: Whether a cache holds what the run has come by.
+    has_caches = False
     _crew: Crew | None = None
     _captured: Captured | None = None
     _fills_cache = False
@@ -106,6 +119,8 @@ class Tracer:
             self.finish_asked = bool(kwargs.pop("finish", False))
             self.remote = kwargs.pop("remote", None)
             self.scan = bool(kwargs.pop("_scan", False))
+            self.strict_order = kwargs.pop("strict_order", None)
+            self.check_finite = bool(kwargs.pop("check_finite", False))
             if not self.remote:
                 for option in _REMOTE_OPTIONS:
                     kwargs.pop(option, None)
@@ -202,7 +217,7 @@ class Tracer:
                 "trace",
                 self.method,
                 self.args,
-                self.kwargs,
+                {**self.kwargs, **self._own_options()},
                 self,
                 grad=self.grad,
                 finish=self.finish_asked,
@@ -211,6 +226,7 @@ class Tracer:
         __tracebackhide__ = True  # IPython leaves this frame out
         stopped = isinstance(error, _EndBlock) and error.tracer is self
         failure: BaseException | None = None if stopped else error
+        better: BaseException | None = None
         try:
             if error is None:
                 try:
@@ -226,11 +242,23 @@ class Tracer:
                     raise better from better.__cause__
                 return False
             warn_of_changes(self.saved)
+            if self.extra:
+                say(self.extra)
             return True
         finally:
             self._leave()
             # The frame would keep the error, the error's traceback the frame.
-            del failure, error
+            del failure, error, better
+
+    def _own_options(self) -> dict[str, Any]:
+        """The options that a job has to hand to its own tracer, where they are not the default."""
+        options = {"strict_order": self.is_strict, "check_finite": self.check_finite}
+        return {name: value for name, value in options.items() if value}
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a read of what the model has passed is an error at once."""
+        return self.root.strict_order if self.strict_order is None else bool(self.strict_order)
 
     def _leave(self) -> None:
         """Unwind the run and let go of everything, however the block was left."""
@@ -240,8 +268,8 @@ class Tracer:
                 self._crew = None
             if self.run is not None:
                 self._note_usual()
+                self.run.repeat = None  # first: with it, closing keeps what was written
                 self.run.close()
-                self.run.repeat = None
                 if not self._has_result:
                     self.run.result = None
         finally:
@@ -254,6 +282,8 @@ class Tracer:
             context.leave(self)
             self.frame = None
             self.invokes = []
+            if self.extra:
+                self.extra = ()
             if not in_job():  # a job's results are picked from what it saved
                 self.saved = []
             self.failed = self.failed_at = None
@@ -266,7 +296,10 @@ class Tracer:
                 run_invokes(self)
         elif self.must_finish:
             self.run.finish()
-        if self.run is not None and self.run.finished:
+        run = self.run
+        if run is not None and run.behind is not None:
+            run.conclude()
+        if run is not None and run.finished:
             self._has_result = self.method != "forward" or self.finish_asked
 
     @property
@@ -308,8 +341,11 @@ class Tracer:
         run.explain = explain.model_failed
         run.model = root
         if self.method == "forward" and not self._fills_cache:
-            run.repeat = (args, kwargs)
+            run.repeat = remember(args, kwargs)
         run.open([module] if run.root is module else [module, run.root])
+        if self.check_finite and not self.scan:
+            self.checked = rows
+            watch_finite(self, run, rows)
         return run, rows
 
     def run_through(self) -> Any:
@@ -416,6 +452,7 @@ class Tracer:
         """
         run = self._running("cache")
         rows, generation = self.participant().rows, self.generation
+        self.has_caches = True
         return fill(
             run,
             self.root,
@@ -495,7 +532,7 @@ class Tracer:
         else:
             participant.wait(run, key)
         if run.ended:
-            raise explain.missed(self, run, participant, envoy, what, line, stood)
+            run = go_back(self, run, participant, envoy, what, line, stood)
         if participant.step is not None and run.passes > participant.step + 1:
             raise explain.passed_in_step(self, run, participant, envoy, what, line)
         participant.last = (envoy, what, line)
@@ -524,7 +561,9 @@ class Tracer:
                 run.go(module, "output")
             site = run.site
             if site is None:
-                raise explain.missed(self, run, driver, envoy, "output", line, stood)
+                run = go_back(self, run, driver, envoy, "output", line, stood)
+                site = run.site
+                assert site is not None
             if driver.step is not None and run.passes > driver.step + 1:
                 raise explain.passed_in_step(self, run, driver, envoy, "output", line)
             driver.last = (envoy, "output", line)
@@ -547,6 +586,7 @@ class Tracer:
         site, participant = self._reach(envoy, what, frame)
         if what == "inputs":
             view = site.view(participant)
+            site.count_contents()
             if self.handed is not None:
                 self.handed.note(view, (envoy, what, site.line))
             return view
@@ -563,6 +603,7 @@ class Tracer:
     def write(self, envoy: Any, what: str, value: Any, frame: FrameType) -> None:
         """Replace the value at a module in the rows of the participant that asks."""
         site, participant = self._reach(envoy, what, frame)
+        self._refuse_late(participant, envoy, what, site)
         current = site.view(participant)
         if what == "output":
             accepted = envoy._accept("output", current, value)
@@ -587,9 +628,16 @@ class Tracer:
             self.handed.note(accepted, (envoy, what, site.line))
         self._running(what).note_edit(site, before, after)
 
+    def _refuse_late(self, participant: Any, envoy: Any, what: str, site: Site) -> None:
+        run = self._running(what)
+        if isinstance(run, Rerun) and run.behind is not None and not participant.is_kept:
+            place = f"{envoy._path}.{what}".lstrip(".")
+            raise run.refusal(site.line, place, "skipped" if what == "skip" else "written")
+
     def skip(self, envoy: Any, value: Any, frame: FrameType) -> None:
         """Replace the call of a module by a value."""
         site, participant = self._reach(envoy, "skip", frame)
+        self._refuse_late(participant, envoy, "skip", site)
         if participant.rows is not None and not participant.rows.is_whole:
             raise InputError(
                 f"`{envoy._path}.skip(...)` stops the module for the whole batch, and this invoke "
@@ -597,7 +645,9 @@ class Tracer:
                 "assign `.output` instead."
             )
         site.skip = value
-        self._running("skip").skipped[envoy._module] = site.line
+        run = self._running("skip")
+        run.skipped[envoy._module] = site.line
+        run.skips = [*run.skips, (site, versions_of(value))]
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""

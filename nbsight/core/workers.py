@@ -51,6 +51,8 @@ class Worker(Participant):
         self.ready: Callable[[], bool] = _always
         self.awaited: str | None = None
         self.got_from: tuple[str, Worker] | None = None
+        #: What it asks for in a second forward, while it waits for that.
+        self.late: Any = None
         #: What was read at places that the model left while this body waited for a name.
         self.held: list[tuple[Reached, torch.Tensor, int]] = []
         self._carrier: Carrier | None = None
@@ -108,9 +110,21 @@ class Worker(Participant):
         self.awaited = None
         self.got_from = (name, binder)
         if site is not None and run is not None and run.site is not site and last is not None:
-            view = site.shown_to(self)
-            if isinstance(view, torch.Tensor) and not view.is_inference():
-                self.held.append((last, view, view._version))
+            self._hold(site, last)
+
+    def wait_for_rerun(self, run: Run, late: Any) -> None:
+        """Give way until the crew has begun another forward, for what `late` asks for."""
+        if late.stood is not None and self.last is not None:
+            self._hold(late.stood, self.last)
+        self.late = late
+        while self.run is run:
+            self._give_way(lambda: self.run is not run)
+        self.late = None
+
+    def _hold(self, site: Any, last: Reached) -> None:
+        view = site.shown_to(self)
+        if isinstance(view, torch.Tensor) and not view.is_inference():
+            self.held.append((last, view, view._version))
 
     def _give_way(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
@@ -153,11 +167,15 @@ class Worker(Participant):
             if tensor._version != version:
                 name = self.got_from[0] if self.got_from else None
                 waited = f", while this block waited for `{name}`" if name else ""
+                advice = (
+                    "That takes two traces: save what you wait for in the first, and use it in the second."
+                    if name
+                    else "Change it before a line that asks for what the model has passed, or change a "
+                    "`.clone()`."
+                )
                 self.error = OutOfOrderError(
                     f"`{place_of(reached)}` was changed in place after the model had gone on from "
-                    f"it{waited}, so the change is lost.\n  {show_line(reached[2])}\n"
-                    "That takes two traces: save what you wait for in the first, and use it in the "
-                    "second."
+                    f"it{waited}, so the change is lost.\n  {show_line(reached[2])}\n{advice}"
                 )
                 return
 
@@ -241,6 +259,11 @@ class Crew:
         return all(worker.done for worker in self.workers)
 
     @property
+    def is_late(self) -> bool:
+        """Whether a body asks for another forward."""
+        return any(worker.late is not None for worker in self.workers)
+
+    @property
     def was_stopped(self) -> bool:
         """Whether a body asked the whole run to stop."""
         return any(worker.stopped for worker in self.workers)
@@ -257,8 +280,12 @@ class Crew:
             run.advance()
         if self.was_stopped:
             return
+        if run.behind is not None:
+            run.conclude()
         run.close()
         self.serve()
+        if self.is_late:
+            return
         stuck = [worker for worker in self.workers if not worker.done]
         if stuck:
             raise CaptureError(_stuck(stuck))
@@ -274,6 +301,7 @@ class Crew:
             worker.run = None
             worker.got_from = None
             worker.held = []
+            worker.late = None
             worker.ready = _always
         self.run.serve = None
 

@@ -100,22 +100,49 @@ MISTAKES = {
     ),
     "save outside a trace": ("x.save()", errors.OutsideTraceError, "x.save()", ["save()", "trace"]),
     "a place after the model passed it": (
-        "with model.trace(x):\n    b = model.h[2].output\n    a = model.h[1].output",
+        "with model.trace(x, strict_order=True):\n    b = model.h[2].output\n    a = model.h[1].output",
         errors.OutOfOrderError,
         "a = model.h[1].output",
         ["h.1.output", "h.2.output", "b = model.h[2].output"],
     ),
     "an input after the output": (
-        "with model.trace(x):\n    b = model.h[2].output\n    a = model.h[2].input",
+        "with model.trace(x, strict_order=True):\n    b = model.h[2].output\n    a = model.h[2].input",
         errors.OutOfOrderError,
         "a = model.h[2].input",
         ["h.2.input", "h.2.output"],
     ),
     "a place after the model's end": (
-        "with model.trace(x):\n    b = model.output\n    a = model.h[1].output",
+        "with model.trace(x, strict_order=True):\n    b = model.output\n    a = model.h[1].output",
         errors.OutOfOrderError,
         "a = model.h[1].output",
         ["h.1.output"],
+    ),
+    "a write after the model passed the place": (
+        "with model.trace(x):\n    b = model.h[2].output\n    model.h[1].output = b",
+        errors.OutOfOrderError,
+        "model.h[1].output = b",
+        ["h.1.output", "h.2.output", "b = model.h[2].output", "Put line 3 before line 2"],
+    ),
+    "a change in place after the model passed the place": (
+        "with model.trace(x):\n    b = model.h[2].output\n    a = model.h[1].output\n    a[:] = 0",
+        errors.OutOfOrderError,
+        "a = model.h[1].output",
+        ["h.1.output", "h.2.output", "b = model.h[2].output", "Put line 3 before line 2"],
+    ),
+    "an order that a graph does not allow": (
+        "with model.trace(x, grad=True):\n    b = model.h[2].output\n    a = model.h[1].output",
+        errors.OutOfOrderError,
+        "a = model.h[1].output",
+        ["h.1.output", "gradients", "grad=False", "Put line 3 before line 2"],
+    ),
+    "NaN where it is watched for": (
+        (
+            "with model.trace(x, check_finite=True):\n    model.h[0].output[:] = 3e38\n"
+            "    model.h[1].output = model.h[1].lin.input * 0\n    final = model.output"
+        ),
+        errors.NotFiniteError,
+        "model.h[0].output[:] = 3e38",
+        ["Inf", "h.0.output", "h.1.lin"],
     ),
     "a module never called": (
         "with model.trace(x):\n    a = model.never.output",
