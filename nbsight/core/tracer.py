@@ -169,14 +169,6 @@ class Tracer:
                 habits.clear()
             habits[id(code), offset] = (code, run.opened)
 
-    def hold(self) -> None:
-        """Prepare a run that no block drives; it is stepped by hand."""
-        if not self.root._has_input(self.args, self.kwargs):
-            raise InputError("`model.start(...)` needs an input: `run = model.start(prompt)`.")
-        self.grad = bool(self.grad)
-        self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
-        self.begin_edits()
-
     def begin_edits(self) -> None:
         """Let the model's kept edits take their places in a run that the block drives."""
         if self.run is not None and self.root._edits:
