@@ -48,7 +48,8 @@ class Here:
         assert run is not None
         assert run.site is not None
         site = run.site
-        site.line = site.line or line
+        if not site.is_touched:
+            site.line = line  # whoever changes the value in place got it here
         # Weakly: notebooks keep what they display, and that must not keep the run.
         self._tracer = weakref.ref(tracer)
         self._place = (site.module, site.kind, site.visit)

@@ -13,7 +13,16 @@ from nbsight.errors import NbsightError, OutOfOrderError
 if TYPE_CHECKING:
     from nbsight.core.holding import HeldTracer
 
-__all__ = ["NEW", "changes_of", "describe_run", "not_there", "over", "passed", "ran_out", "shape_text"]
+__all__ = [
+    "NEW",
+    "changes_of",
+    "describe_run",
+    "not_there",
+    "over",
+    "passed",
+    "ran_out",
+    "shape_text",
+]
 
 #: How to get another run.
 NEW = "`run = model.start(prompt)`"
@@ -120,8 +129,8 @@ def passed(tracer: HeldTracer, envoy: Any, what: str, line: Line | None) -> str:
     place = f"{envoy._path}.{what}".lstrip(".")
     return (
         f"this run has passed `{place}`.\n  {show_line(line)}\nIt stands at `{tracer.place()}` and stays "
-        f"there: a run only goes forward. For an earlier place start another, {NEW}; if the model "
-        f'calls that module once more, write `run.until("{place}", again=True)`.'
+        f"there: a run only goes forward. For `{place}` start another: {NEW}.\n"
+        f'(If the model calls that module once more: `run.until("{place}", again=True)`.)'
     )
 
 
@@ -136,10 +145,7 @@ def not_there(tracer: HeldTracer, envoy: Any, what: str, line: Line) -> str:
     )
     if what == "skip":
         return f"{text}write `run.until({code}.input)`, then `{code}.skip(...)`."
-    return (
-        f"{text}write `run.until({code}.{what})`. For a run of its own write "
-        "`with model.trace(prompt):`, or `run.close()` first."
-    )
+    return f"{text}write `run.until({code}.{what})`.\n(For a run of its own: `with model.trace(prompt):`.)"
 
 
 def ran_out(tracer: HeldTracer, envoy: Any, what: str, error: NbsightError) -> NbsightError:

@@ -356,16 +356,17 @@ def test_the_edits_are_listed_with_their_lines():
         run = model.start(X)
         run.step()
         run.here.value[:] = 0
-        before = run.edits
+        before = run.here, run.edits
         run.step()
         model.h[1].output = X
         """,
         {"model": wrap(net), "X": X},
     )
-    assert [edit.path for edit in names["before"]] == ["h.0"]
+    assert [edit.path for edit in names["before"][1]] == ["h.0"]
     assert [f"{edit.path}.{edit.kind}" for edit in names["run"].edits] == ["h.0.output", "h.1.output"]
     text = repr(names["run"].edits)
     assert "h.0.output: float32 (1, 3, 6) -> changed in place" in text
+    assert "line 4: run.here.value[:] = 0" in text
     assert "line 7: model.h[1].output = X" in text
     assert repr(wrap(net).start(X).edits) == "no edits"
 
