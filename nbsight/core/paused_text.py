@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nbsight.core.displays import name_of
 from nbsight.core.sites import Edit, Line, describe, show_line
 from nbsight.core.source import as_code
 from nbsight.errors import NbsightError, OutOfOrderError
@@ -52,9 +53,8 @@ def shape_text(tracer: HeldTracer, value: Any) -> str:
 
 def describe_run(tracer: HeldTracer) -> str:
     """At most a few lines: the state, the progress, the value, the tokens, the edits."""
-    name = getattr(tracer.root, "_name", "") or type(tracer.root._module).__name__
     what = {"forward": "run", "generate": "generation"}.get(tracer.method, f"`{tracer.method}`")
-    title = f"{what} of {name}"
+    title = f"{what} of {name_of(tracer.root)}"
     if tracer.state == "closed":
         return f"{title}, closed" + (f" at {tracer.last_place}" if tracer.last_place else "")
     if tracer.state == "failed":

@@ -19,6 +19,7 @@ from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
+from nbsight.core.displays import tracer_text
 from nbsight.core.edits import replay
 from nbsight.core.gates import open_gates
 from nbsight.core.gradients import Handed
@@ -301,6 +302,9 @@ class Tracer:
             self._leave()
 
     # -- what a block can ask for --------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return tracer_text(self)
 
     def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
         """Add an input to the batch: `with tracer.invoke(prompt): ...`; all share one forward.
