@@ -568,6 +568,58 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Runs held open",
+        (
+            Mistake(
+                "A place where the run does not stand",
+                """
+                with model.start(prompt) as run:
+                    run.step()
+                    hidden = model.transformer.h[5].output
+                """,
+                "hidden = model.transformer.h[5].output",
+                "Otherwise completion, a debugger or a slip of the hand would spend the forward.",
+            ),
+            Mistake(
+                "A place that the run has passed",
+                """
+                with model.start(prompt) as run:
+                    run.until(model.transformer.h[5].output)
+                    early = run.until(model.transformer.h[2].output)
+                """,
+                "early = run.until(model.transformer.h[2].output)",
+            ),
+            Mistake(
+                "A stop that the run has left",
+                """
+                with model.start(prompt) as run:
+                    first = run.step()
+                    run.step()
+                    first.value = torch.zeros(1, 5, 64)
+                """,
+                "first.value = torch.zeros(1, 5, 64)",
+            ),
+            Mistake(
+                "A value where a place is meant",
+                """
+                with model.start(prompt) as run:
+                    hidden = run.step().value
+                    run.until(hidden)
+                """,
+                "run.until(hidden)",
+            ),
+            Mistake(
+                "A run that is over",
+                """
+                run = model.start(prompt)
+                run.finish()
+                hidden = run.until(model.transformer.h[5].output)
+                """,
+                "hidden = run.until(model.transformer.h[5].output)",
+            ),
+        ),
+    ),
+    Section(
         "Elsewhere",
         (
             Mistake(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbsight.core.batching import Rows, map_tensors
+from nbsight.core.displays import cache_text, entry_text
 from nbsight.core.stacking import stack_steps
 from nbsight.errors import InputError, PathError
 
@@ -64,7 +65,7 @@ class Entry:
         return max(len(self.outputs), len(self.all_inputs))
 
     def __repr__(self) -> str:
-        return f"Entry({len(self)} call{'s' if len(self) != 1 else ''})"
+        return f"Entry({entry_text(self)})"
 
 
 def _one_or_all(values: list[Any], what: str, switch: str) -> Any:
@@ -183,11 +184,7 @@ class Cache:
         return [*dict.fromkeys(p[depth] for p in paths if len(p) > depth), "output", "input", "inputs"]
 
     def __repr__(self) -> str:
-        return (
-            f"Cache of {len(self.keys())} modules: "
-            + ", ".join(self.keys()[:6])
-            + (" …" if len(self.keys()) > 6 else "")
-        )
+        return cache_text(self)
 
 
 def fill(

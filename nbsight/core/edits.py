@@ -56,6 +56,11 @@ class EditContext:
         self._edit: Edit | None = None
         self._undo: Any = None
 
+    def __repr__(self) -> str:
+        if self._edit is not None and self._frame is None:
+            return repr(self._edit)
+        return "an edit that has no block yet: `with model.edit() as edited:`"
+
     def __enter__(self) -> Any:
         frame = sys._getframe(1)
         block = need_block(frame, "model.edit()")

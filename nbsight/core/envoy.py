@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from nbsight.core.context import _stack, tracer_of
+from nbsight.core.held import held_tracer
 from nbsight.core.older import find
-from nbsight.core.paused import held_tracer
 from nbsight.core.source import Source, source_of
 from nbsight.core.watched import call_watched
 from nbsight.errors import OutsideTraceError, PathError
@@ -122,7 +122,7 @@ class Envoy:
     def _tracer(self, what: str, frame: FrameType) -> Any:
         tracer = tracer_of(self._root, frame)
         if tracer is None:
-            tracer = held_tracer(self._root._family)
+            tracer = held_tracer(self._root._family, frame)
         if tracer is None:
             place = f"{self._path}.{what}" if self._path else what
             raise OutsideTraceError(

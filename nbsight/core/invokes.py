@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
+from nbsight.core.displays import call_text
 from nbsight.core.edits import replay
 from nbsight.core.rerun import begin_again
 from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
@@ -39,6 +40,11 @@ class Invoker:
         self.values: dict[str, Any] = {}
         self.state: SideState | None = None
         self._undo: Any = None
+
+    def __repr__(self) -> str:
+        given = call_text(self.args, self.kwargs) if self.has_input else "the whole batch"
+        line = "" if self.block is None else f", line {self.block.line}"
+        return f"invoke of {given}{line}"
 
     @property
     def has_input(self) -> bool:

@@ -14,6 +14,7 @@ from nbsight.core.capture import enters_a_block
 from nbsight.core.edits import Edit, EditContext
 from nbsight.core.envoy import Envoy
 from nbsight.core.generation import Generation
+from nbsight.core.holding import HeldTracer
 from nbsight.core.paused import PausedRun
 from nbsight.core.session import Session
 from nbsight.core.tracer import Tracer
@@ -128,14 +129,21 @@ class Model(Envoy):
         self._edits.clear()
 
     def start(self, *args: Any, **kwargs: Any) -> PausedRun:
-        """Start a forward and hold it open: see `nbsight.core.paused`.
+        """Start a forward and hold it open, to be stepped by hand: `run = model.start(prompt)`.
 
         Args:
             args: The model's input, as for `trace`.
+            kwargs: As for `trace`: `grad`, `fn`, and what goes to the tokenizer and the model. With
+                `max_new_tokens`, the run is a generation.
+
+        Returns:
+            The run, before its first module: `run.step()`, `run.until(...)`, `run.here`,
+            `run.finish()`.
         """
-        tracer = Tracer(self, "forward", args, kwargs)
-        tracer.hold()
-        return PausedRun(tracer)
+        fn = kwargs.pop("fn", None)
+        if fn is None and "max_new_tokens" in kwargs and hasattr(self._module, "generate"):
+            fn = "generate"
+        return PausedRun(HeldTracer(self, _method_name(fn), args, kwargs))
 
     def session(self, **kwargs: Any) -> Session:
         """Group several traces: `with model.session(): ...`; with `remote` they travel as one."""
@@ -204,6 +212,19 @@ class Model(Envoy):
 
     def _tokens_of(self, prepared: Any) -> Any:
         """The tokens of a prepared input, for messages."""
+        return None
+
+    def _tokens_in(self, given: tuple[Any, Any]) -> list[str] | None:
+        """The tokens in the arguments of one call of the model, for displays."""
+        return None
+
+    def _axis_names(self, shape: tuple[int, ...], given: tuple[Any, Any]) -> tuple[str, ...] | None:
+        """The names of a value's axes ("" for one without a name); None if they are not known.
+
+        Args:
+            shape: The value's.
+            given: The arguments of the model's call in which it was made.
+        """
         return None
 
     def _own_result(self, rows: Rows, result: Any) -> Any:

@@ -512,9 +512,8 @@ class Run:
         """Whether the model has started to run."""
         return self._began
 
-    def abandon(self) -> None:
-        """Give the run up from another thread: take the gates off; its greenlet dies with it."""
-        self.ended = True
+    def park(self) -> None:
+        """Take the gates off for as long as nobody drives the call; `open` hangs them up again."""
         gates, self.gated = self.gated, {}
         close_gates(gates.values())
 

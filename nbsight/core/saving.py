@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch
 
 from nbsight.core.context import _stack, current_tracer, running
-from nbsight.core.paused import any_held
+from nbsight.core.held import any_held
 from nbsight.core.run import place_of
 from nbsight.core.sites import Line, locate
 from nbsight.errors import NbsightWarning, OutsideTraceError

@@ -22,6 +22,7 @@ from torch import nn
 
 from nbsight.core.context import tracer_of
 from nbsight.core.greenlets import Carrier
+from nbsight.core.held import held_tracer
 from nbsight.core.source_peel import Peeled, peel
 from nbsight.core.source_resolve import resolve
 from nbsight.core.source_rewrite import Listing, Named, listing_of
@@ -285,11 +286,13 @@ class Operation:
         """
         frame = _getframe(1)
         tracer = tracer_of(self._root, frame)
-        run = getattr(tracer, "run", None)
+        # A held run opens it when it goes there.
+        held = held_tracer(self._root._family, frame) if tracer is None else None
+        run = getattr(tracer or held, "run", None)
         if run is not None and self in run.rewrites:
             return run.rewrites[self]
         try:
-            called = self._called(tracer, run, frame)
+            called = self._called(tracer or held, run, frame)
             if isinstance(called, nn.Module):
                 place = self._root._path_of(called)
                 raise SourceNotAvailable(
@@ -299,7 +302,7 @@ class Operation:
             source = self._drill(peel(called))
         except SourceNotAvailable as error:
             raise SourceNotAvailable(f"`{self._path}.source` is not available: {error}") from None
-        if run is not None:
+        if run is not None and held is None:
             tracer.run.open(source._gates())  # perhaps another run by now, if this one had passed it
         return source
 
@@ -331,7 +334,7 @@ class Operation:
         return tracer.run.callee
 
     def _tracer(self, what: str, frame: FrameType) -> Any:
-        tracer = tracer_of(self._root, frame)
+        tracer = tracer_of(self._root, frame) or held_tracer(self._root._family, frame)
         if tracer is None:
             raise OutsideTraceError(
                 f"`{self._path}.{what}` was asked for where no model is running. Values exist "

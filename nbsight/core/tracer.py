@@ -20,6 +20,7 @@ from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
+from nbsight.core.displays import tracer_text
 from nbsight.core.edits import replay
 from nbsight.core.extra import Extra, say
 from nbsight.core.finite import watch_finite
@@ -192,14 +193,6 @@ class Tracer:
                 habits.clear()
             habits[id(code), offset] = (code, run.opened)
 
-    def hold(self) -> None:
-        """Prepare a run that no block drives; it is stepped by hand."""
-        if not self.root._has_input(self.args, self.kwargs):
-            raise InputError("`model.start(...)` needs an input: `run = model.start(prompt)`.")
-        self.grad = bool(self.grad)
-        self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
-        self.begin_edits()
-
     def begin_edits(self) -> None:
         """Let the model's kept edits take their places in a run that the block drives."""
         if self.run is not None and self.root._edits:
@@ -367,6 +360,9 @@ class Tracer:
             self._leave()
 
     # -- what a block can ask for --------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return tracer_text(self)
 
     def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
         """Add an input to the batch: `with tracer.invoke(prompt): ...`; all share one forward.

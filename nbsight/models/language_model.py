@@ -16,6 +16,7 @@ from nbsight.core.envoy import Envoy
 from nbsight.core.generation import Generation
 from nbsight.core.mentions import KEYS_AND_VALUES, topics
 from nbsight.errors import EditError, InputError
+from nbsight.models.axes import axis_names, ids_in
 from nbsight.models.generation import Generator, TokenGeneration, generating_part
 from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokenizer_options
 from nbsight.models.joining import join_prompts
@@ -367,6 +368,15 @@ class LanguageModel(NNsight):
         if ids is None or len(ids) != 1 or self.tokenizer is None:
             return None
         return str_tokens(self.tokenizer, ids[0])
+
+    def _tokens_in(self, given: tuple[Any, Any]) -> list[str] | None:
+        ids = ids_in(given)
+        if ids is None or len(ids) != 1 or self.tokenizer is None:
+            return None
+        return str_tokens(self.tokenizer, ids[0])
+
+    def _axis_names(self, shape: tuple[int, ...], given: tuple[Any, Any]) -> tuple[str, ...] | None:
+        return axis_names(shape, given, getattr(self._module, "config", None), self._limits.vocabulary)
 
     def _explain_mismatch(self, current: Any, assigned: Any) -> str | None:
         lengths = [_positions_in(current), _positions_in(assigned)]
