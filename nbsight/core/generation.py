@@ -10,9 +10,10 @@ all others run as every call does.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -27,7 +28,23 @@ from nbsight.errors import InputError
 if TYPE_CHECKING:
     from nbsight.core.tracer import Tracer
 
-__all__ = ["CHOICE", "Generation", "ObservedRun", "generation_of"]
+__all__ = ["CHOICE", "Generation", "Mark", "ObservedRun", "generation_of"]
+
+
+class Mark(NamedTuple):
+    """Where the ids of one pass stand.
+
+    Args:
+        ids: The ids that they are among; None for the newest.
+        begin: The column at which the model began to write.
+        start: The column of the first id of the pass.
+        end: The column after its last.
+    """
+
+    ids: torch.Tensor | None
+    begin: int
+    start: int
+    end: int
 
 
 class _Choice:
@@ -58,6 +75,7 @@ class Generation:
         self.tracer: Tracer | None = None
         self.run: Run | None = None
         self.passes = 0
+        self._is_used = False
         self._forget()
 
     def _forget(self) -> None:
@@ -65,7 +83,8 @@ class Generation:
         self.last = -1
         self.first: int | None = None
         self._ids: torch.Tensor | None = None
-        self._marks: dict[int, tuple[torch.Tensor | None, int, int]] = {}
+        self._marks: dict[int, Mark] = {}
+        self._newest: Mark | None = None
         #: For participants that let the model go on to the end of a step: that step.
         self.asked: dict[Any, int] = {}
         #: For each invoke's rows: the last choice that was looked at, and whether all had ended by then.
@@ -75,6 +94,13 @@ class Generation:
 
     # -- the life of a run ---------------------------------------------------------------------
 
+    def fresh(self) -> Generation:
+        """One that no run has used: this one, or a copy, so that steps keep what they know."""
+        if not self._is_used:
+            return self
+        self.close()
+        return copy.copy(self)
+
     def begin(self, tracer: Tracer, kwargs: dict[str, Any], rows: list[Rows]) -> list[Rows]:
         """A run with these arguments is about to start.
 
@@ -82,7 +108,7 @@ class Generation:
             Each invoke's rows of the passes' batch.
         """
         self._forget()
-        self.tracer = tracer
+        self.tracer, self._is_used = tracer, True
         return rows
 
     def _own_result(self, rows: Rows, result: Any) -> Any:
@@ -113,42 +139,45 @@ class Generation:
 
     # -- the model's side ----------------------------------------------------------------------
 
-    def note(self, ids: torch.Tensor, before: int | None = None) -> None:
+    def note(self, ids: torch.Tensor, start: int) -> bool:
         """A pass has chosen.
 
         Args:
             ids: All ids so far, (row, position). Written to in place, they are what the model goes on with.
-            before: How many columns there were before this pass; by default one less.
+            start: The column of the first that this pass chose.
+
+        Returns:
+            Whether anybody may have chosen others.
         """
         run = self.run
         assert run is not None
-        width = ids.shape[1]
-        start = width - 1 if before is None else before
         number = self.last = run.passes - 1
         if self.first is None:
             self.first = number
         if self.is_search:
-            return
-        if self._ids is not None and width <= self._ids.shape[1]:
-            # A model that writes in several pieces has begun another.
+            return False
+        begin, newest = start, self._newest
+        if newest is not None and newest.end <= start:
+            begin = newest.begin
+        elif newest is not None:  # a model that writes in several pieces has begun another
             marks = self._marks.items()
-            self._marks = {at: (self._ids if own is None else own, a, b) for at, (own, a, b) in marks}
+            self._marks = {
+                at: mark._replace(ids=self._ids) if mark.ids is None else mark for at, mark in marks
+            }
         self._ids = ids
-        self._marks[number] = (None, start, width)
-        self._stop_at(run, number, ids, start)
+        mark = self._marks[number] = self._newest = Mark(None, begin, start, ids.shape[1])
+        run._visits[CHOICE] = number
+        was_seen = CHOICE in run.wanted["output"]
+        if was_seen:
+            chosen = ids[:, start] if mark.end == start + 1 else ids[:, start:]
+            site = run._stop(Site(CHOICE, "output", number, chosen))
+            if site.value is not chosen:
+                chosen.copy_(site.value)
         if self.on_token is not None:
             assert isinstance(run, ObservedRun)
-            for column in range(start, width):
+            for column in range(start, mark.end):
                 run.tell(number, column)
-
-    def _stop_at(self, run: Run, number: int, ids: torch.Tensor, start: int) -> None:
-        run._visits[CHOICE] = number
-        if CHOICE not in run.wanted["output"]:
-            return
-        chosen = ids[:, start] if ids.shape[1] == start + 1 else ids[:, start:]
-        site = run._stop(Site(CHOICE, "output", number, chosen))
-        if site.value is not chosen:
-            chosen.copy_(site.value)
+        return was_seen
 
     # -- the user's side -----------------------------------------------------------------------
 
@@ -191,18 +220,15 @@ class Generation:
             self._wait(number)
         if not self.knows(number):
             raise InputError(self._unknown(number))
-        own, start, end = self._marks[number]
-        ids = self._ids if own is None else own
+        mark = self._marks[number]
+        ids = self._ids if mark.ids is None else mark.ids
         assert ids is not None
         # Where an invoke's rows are not among these, it sees all of them, as with any value.
         index = rows.index(ids.shape) if rows is not None else None
         part = slice(None) if index is None else index[0]
-        ended = self.had_ended(ids[part], self._begins(own), start)
-        columns = ids[part, start:end].tolist()
+        ended = self.had_ended(ids[part], mark.begin, mark.start)
+        columns = ids[part, mark.start : mark.end].tolist()
         return [None if over else row for row, over in zip(columns, ended, strict=True)]
-
-    def _begins(self, own: torch.Tensor | None) -> int:
-        return min(start for other, start, _ in self._marks.values() if other is own)
 
     def had_ended(self, ids: torch.Tensor, begin: int, column: int) -> list[bool]:
         """For each row, whether it had ended before a column; it began to be written at `begin`."""
@@ -217,14 +243,14 @@ class Generation:
 
     def all_ended(self, rows: Rows | None) -> bool:
         """Whether all these rows have ended, while others of the batch go on."""
-        ids = self._ids
-        if rows is None or rows.is_whole or ids is None or self.is_search:
+        ids, newest = self._ids, self._newest
+        if rows is None or rows.is_whole or ids is None or newest is None:
             return False
         known = self._over.get(rows)
         if known is not None and (known[1] or known[0] == self.last):
             return known[1]
         index = rows.index(ids.shape)
-        over = index is not None and all(self.had_ended(ids[index[0]], self._begins(None), ids.shape[1]))
+        over = index is not None and all(self.had_ended(ids[index[0]], newest.begin, newest.end))
         self._over[rows] = (self.last, over)
         return over
 

@@ -323,7 +323,8 @@ class Tracer:
         method = module if self.method == "forward" else getattr(module, self.method)
         make_run: Callable[..., Run] = Run
         if self.generation is not None:
-            rows, make_run = self.generation.begin(self, kwargs, rows), self.generation.make_run
+            generation = self.generation = self.generation.fresh()
+            rows, make_run = generation.begin(self, kwargs, rows), generation.make_run
         run = make_run(
             fake_call(module, args, kwargs) if self.scan else lambda: method(*args, **kwargs),
             root._stepping(self.method),

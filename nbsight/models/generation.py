@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from nbsight.core.batching import Rows
-from nbsight.core.generation import CHOICE, Generation
+from nbsight.core.generation import CHOICE, Generation, Mark
 from nbsight.core.sites import describe
 from nbsight.core.steps import Step, shown
 from nbsight.core.token import Token
@@ -71,7 +71,7 @@ class TokenGeneration(Generation):
         module = generating_part(tracer.root._module)
         setting = _settings(module, kwargs)
         eos = setting("eos_token_id")
-        self._eos = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [int(eos)]
+        self._eos = [] if eos is None else torch.as_tensor(eos).flatten().tolist()
         beams, self._kept = setting("num_beams") or 1, setting("num_return_sequences") or 1
         self._copies, self.is_search = max(beams, self._kept), beams > 1
         self._begin, self._unseen = _prompt_width(module, kwargs)
@@ -97,8 +97,8 @@ class TokenGeneration(Generation):
                 "write `num_beams=1`."
             )
 
-    def _told(self, ids: torch.Tensor, scores: Any = None, **_: Any) -> bool:
-        """The criterion: takes note, and never asks to stop."""
+    def _told(self, ids: torch.Tensor, scores: Any = None, **_: Any) -> torch.Tensor | bool:
+        """The criterion: takes note. It asks a row to stop where a block wrote the token that ends one."""
         assert self.run is not None
         if self.run.passes - 1 <= self.last:
             return False  # before transformers 5, assisted generation asks about its guesses as well
@@ -107,8 +107,10 @@ class TokenGeneration(Generation):
         if self._begin is None:
             self._begin = start
         self._width = width
-        self.note(ids, start)
-        return False
+        return self._ends(ids[:, -1]) if self.note(ids, start) else False
+
+    def _ends(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.isin(ids, torch.tensor(self._eos, dtype=ids.dtype, device=ids.device))
 
     def _settle(self) -> None:
         run = self.run
@@ -123,12 +125,12 @@ class TokenGeneration(Generation):
             assert self._begin is not None
             self._ids, columns = result, range(self._begin, width)
             steps = range(self.first, self.last + 1)
-            self._marks = {at: (None, column, column + 1) for at, column in zip(steps, columns, strict=False)}
+            pairs = zip(steps, columns, strict=False)
+            self._marks = {at: Mark(None, self._begin, column, column + 1) for at, column in pairs}
         elif self._ids is not None and len(result) == len(self._ids):
             # A step that transformers took back is none.
-            self._marks = {
-                at: mark for at, mark in self._marks.items() if mark[2] <= width or mark[0] is not None
-            }
+            marks = self._marks.items()
+            self._marks = {at: mark for at, mark in marks if mark.end <= width or mark.ids is not None}
 
     # -- what is asked of it -------------------------------------------------------------------
 
@@ -141,8 +143,7 @@ class TokenGeneration(Generation):
         """For each row, whether it chose a token that ends it before a column."""
         if not self._eos or column <= begin:
             return [False] * len(ids)
-        eos = torch.tensor(self._eos, device=ids.device)
-        return torch.isin(ids[:, begin:column], eos).any(1).tolist()
+        return self._ends(ids[:, begin:column]).any(1).tolist()
 
     def position(self, number: int, rows: Rows | None) -> int:
         """The position of the last token that a pass reads, counted from the prompt's own first."""
@@ -152,10 +153,8 @@ class TokenGeneration(Generation):
         elif self.is_search:
             width = begin + number - (self.first or 0)
         else:
-            width = max(
-                (mark[2] for at, mark in self._marks.items() if at < number and mark[0] is None),
-                default=begin,
-            )
+            before = next(at for at in range(int(number) - 1, -1, -1) if at in self._marks)
+            width = self._marks[before].end
         return self._unseen + width - 1 - (rows.left_pad if rows is not None else 0)
 
     def text(self, ids: list[int]) -> str:
@@ -176,7 +175,7 @@ class TokenGeneration(Generation):
         """Call `on_token` with a token of each row."""
         assert self._ids is not None
         assert self.on_token is not None
-        ended = self.had_ended(self._ids, self._begins(None), column)
+        ended = self.had_ended(self._ids, self._marks[number].begin, column)
         column_ids = self._ids[:, column].tolist()
         ids = [None if over else token for token, over in zip(column_ids, ended, strict=True)]
         texts = [None if token is None else self._piece(row, token) for row, token in enumerate(ids)]
@@ -218,7 +217,7 @@ class TokenGeneration(Generation):
 
     def _end(self, row: torch.Tensor, begin: int) -> int:
         """The column after the last that belongs to a row; pads follow."""
-        eos = torch.isin(row[begin:], torch.tensor(self._eos, dtype=row.dtype, device=row.device)).nonzero()
+        eos = self._ends(row[begin:]).nonzero()
         return begin + int(eos[0]) + 1 if len(eos) else len(row)
 
 
@@ -309,7 +308,10 @@ class Streamer:
 
     @property
     def output(self) -> torch.Tensor:
-        """The ids that this pass chose, shape (row,); assign others and the model goes on with them."""
+        """The ids that this pass chose, shape (row,); assign others and the model goes on with them.
+
+        Writing the id that ends a text ends the row; a row that the model has just ended stays ended.
+        """
         frame = _getframe(1)
         return self._tracer(frame).read(self, "output", frame)
 

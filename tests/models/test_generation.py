@@ -186,6 +186,35 @@ def test_a_long_list_of_steps_is_shown_in_part(demo):
     assert lines[52].split()[0] == "90"
 
 
+def test_steps_of_a_run_stay_what_they_were_when_the_tracer_runs_again(demo):
+    tracer = demo.trace(fn="generate", max_new_tokens=2, do_sample=False)
+    kept = []
+    for text in (PARIS, RIVER):
+        with tracer:
+            with tracer.invoke(text):
+                steps = tracer.steps
+        kept.append(steps)
+    assert kept[0][0].token == " Paris"
+    assert kept[1][0].token != " Paris"
+    assert tracer.steps[0].token == kept[1][0].token
+
+
+def test_invokes_without_text_have_steps_of_their_own(demo):
+    names = {"demo": demo, "PARIS": PARIS, "RIVER": RIVER}
+    code = """
+with demo.trace(fn="generate", max_new_tokens=2, do_sample=False) as tracer:
+    with tracer.invoke(PARIS):
+        one = tracer.steps
+        first = [step.token for step in tracer.iter[:]]
+    with tracer.invoke(RIVER):
+        two = [step.token for step in tracer.iter[:]]
+"""
+    exec(compile(code, "<nowhere at all>", "exec"), names)
+    assert names["first"] == [step.token for step in names["one"]] == [" Paris", "."]
+    tokens = demo.to_str_tokens(plain(demo, encoded(demo, RIVER), max_new_tokens=2)[""][0])[-2:]
+    assert names["two"] == tokens
+
+
 def test_a_forward_has_no_steps_and_says_so(demo):
     with demo.trace(PARIS) as tracer:
         with pytest.raises(InputError, match="one pass and chooses no tokens"):
@@ -815,6 +844,25 @@ def test_an_invoke_chooses_tokens_for_its_own_rows(demo):
     assert demo.tokenizer.decode(one[0, 5:7]) == " Paris."
     assert two[0, -3] == other
     assert torch.equal(one, plain(demo, encoded(demo, PARIS), max_new_tokens=3)[""][0])
+
+
+def test_writing_the_token_that_ends_a_text_ends_the_row(demo):
+    end = demo.tokenizer.eos_token_id
+    with demo.generate(max_new_tokens=5, do_sample=False) as tracer:
+        with tracer.invoke(RIVER):
+            for step in tracer.iter[:]:
+                if step == 1:
+                    demo.generator.streamer.output[:] = end
+            one = tracer.result
+        with tracer.invoke(RIVER):
+            two = tracer.result
+    wanted = plain(demo, encoded(demo, RIVER), max_new_tokens=5)[""][0]
+    assert one[0].tolist() == [*wanted[0, :-4].tolist(), end]
+    assert torch.equal(two, wanted)
+    with demo.generate(RIVER, max_new_tokens=5, do_sample=False) as tracer:
+        for _ in tracer.iter[1]:
+            demo.generator.streamer.output = end
+    assert len(tracer.steps) == 2
 
 
 def test_a_token_that_is_none_is_refused(demo):
