@@ -524,6 +524,29 @@ def test_prompts_of_different_lengths_in_any_order(demo):
         assert torch.allclose(value, blocks(demo, demo.to_tokens(prompt))[layer], atol=1e-5)
 
 
+def test_edits_of_blocks_act_in_the_second_forward(demo):
+    prompt, layers = "The capital of France is", demo.transformer.h
+    with demo.trace(prompt):
+        layers[1].output[0][:, 1] = 0
+        layers[2].attn.output[0][:] *= 2
+        layers[3].output = layers[3].output[0] * 2
+        layers[4].mlp.skip(layers[4].mlp.input)
+        late = layers[8].output[0]
+        early = [layers[layer].output[0] for layer in (1, 2, 3, 4, 6)]
+        logits = demo.output.logits
+    with demo.trace(prompt):
+        layers[1].output[0][:, 1] = 0
+        first = [layers[1].output[0]]
+        layers[2].attn.output[0][:] *= 2
+        first.append(layers[2].output[0])
+        layers[3].output = layers[3].output[0] * 2
+        first.append(layers[3].output[0])
+        layers[4].mlp.skip(layers[4].mlp.input)
+        first += [layers[layer].output[0] for layer in (4, 6, 8)]
+        assert torch.equal(demo.output.logits, logits)
+    assert all(map(torch.equal, first, (*early, late)))
+
+
 # -- what is said ----------------------------------------------------------------------------------
 
 

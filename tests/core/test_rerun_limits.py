@@ -12,7 +12,19 @@ from torch import nn
 
 from nbsight.core.model import wrap
 from nbsight.errors import NeverCalledError, OutOfOrderError
-from tests.core.small import WIDTH, Block, Chain, Counter, build, has_gates, hooked, rows, run_cell, same
+from tests.core.small import (
+    WIDTH,
+    Block,
+    Chain,
+    Counter,
+    Repeats,
+    build,
+    has_gates,
+    hooked,
+    rows,
+    run_cell,
+    same,
+)
 
 X, Y = rows(seed=1), rows(seed=2)
 
@@ -301,6 +313,14 @@ def test_a_run_held_open_does_not_jump_back(model):
     with pytest.raises(OutOfOrderError):
         run.until(model.h[1].output)
     run.close()
+
+
+def test_a_loop_over_calls_is_not_repeated():
+    model = wrap(build(Repeats))
+    with pytest.raises(OutOfOrderError, match="after the model had passed it"), model.trace(X) as tracer:
+        for _ in tracer.iter[:2]:
+            model.last.output
+            model.cell.output
 
 
 # -- whether a module is called at all -------------------------------------------------------------
