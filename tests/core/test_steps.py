@@ -364,7 +364,7 @@ def test_older_names_of_loops_and_waiting():
         rest = [model.b.output for _ in model.all()]
     assert same(some, want["a.output"][:2])
     assert same(rest, want["b.output"][1:])
-    with model.trace(X):
+    with model.trace(X, strict_order=True):
         model.b.wait_for_input()
         with pytest.raises(OutOfOrderError):
             model.a.output
