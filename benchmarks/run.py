@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import fixed, processes, traces
+from benchmarks import fixed, processes, sweeps, traces
 from benchmarks.subjects import nnsight, subject
 from benchmarks.table import Row, show
 
@@ -42,11 +42,20 @@ def sections(quick: bool) -> dict[str, Callable[[], list[Row]]]:
             return traces.reading(big, "d=768", few * 2)
         return traces.gradients(big, "d=768", few, 0.45, 0.37)
 
+    def patching() -> list[Row]:
+        rows = sweeps.patching(tiny, "tiny", few * 2, 9, 0.07, None)
+        if quick:
+            return rows
+        big = subject(768)
+        rows += sweeps.patching(big, "d=768", few, 9, 0.15, 0.45)
+        return rows + sweeps.patching(big, "d=768", few, 32, None, 0.35)
+
     return {
         "reading": lambda: traces.reading(tiny, "tiny", many) + large("reading"),
         "layers": lambda: traces.many_layers(some),
         "fixed": lambda: fixed.repeated(some * 2) + fixed.first_run(many * 2),
         "sweeping": lambda: traces.sweeping(tiny, some),
+        "patching": patching,
         "generating": lambda: traces.generating(tiny, some),
         "gradients": lambda: traces.gradients(tiny, "tiny", some, 0.70, 0.60) + large("gradients"),
         "memory": lambda: processes.memory(quick),

@@ -105,6 +105,11 @@ SECTIONS = (
             ),
             Mistake("Saving outside a trace", "torch.ones(3).save()", "torch.ones(3).save()"),
             Mistake(
+                "Saving a list by its method",
+                "with model.trace(prompt):\n    kept = [model.output].save()",
+                "kept = [model.output].save()",
+            ),
+            Mistake(
                 "Layers in the wrong order",
                 """
                 with model.trace(prompt):
@@ -112,15 +117,59 @@ SECTIONS = (
                     early = model.transformer.h[2].output
                 """,
                 "early = model.transformer.h[2].output",
+                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept unasked, so "
+                "what has been passed takes a second forward. What follows in the model's order is read in "
+                "the same one.",
             ),
             Mistake(
-                "A block before what is inside it",
+                "A block before what is inside it, where a second forward is not wanted",
                 """
-                with model.trace(prompt):
+                with model.trace(prompt, strict_order=True):
                     block = model.transformer.h[5].output
                     mlp = model.transformer.h[5].mlp.output
                 """,
                 "mlp = model.transformer.h[5].mlp.output",
+                "`model.strict_order = True` asks for this in all traces of a model.",
+            ),
+            Mistake(
+                "A change of what the model has passed",
+                """
+                with model.trace(prompt):
+                    late = model.transformer.h[5].output[0]
+                    model.transformer.h[2].output = late
+                    logits = model.output
+                """,
+                "model.transformer.h[2].output = late",
+            ),
+            Mistake(
+                "The same in place",
+                """
+                with model.trace(prompt):
+                    late = model.transformer.h[5].output[0]
+                    early = model.transformer.h[2].output[0]
+                    early[:] = 0
+                    logits = model.output
+                """,
+                "early = model.transformer.h[2].output[0]",
+            ),
+            Mistake(
+                "A value that is changed after the model has gone on",
+                """
+                with model.trace(prompt):
+                    late = model.transformer.h[5].output[0]
+                    early = model.transformer.h[2].output[0]
+                    late[:] = early
+                """,
+                "late = model.transformer.h[5].output[0]",
+            ),
+            Mistake(
+                "Layers in the wrong order on the way to a loss",
+                """
+                with model.trace(prompt, grad=True):
+                    late = model.transformer.h[5].output[0]
+                    early = model.transformer.h[2].output[0]
+                """,
+                "early = model.transformer.h[2].output[0]",
             ),
             Mistake(
                 "A module that is never called",
@@ -146,6 +195,35 @@ SECTIONS = (
                         hidden = model.transformer.h[5].output
                 """,
                 "hidden = model.transformer.h[5].output",
+            ),
+            Mistake(
+                "A value after the token of its step",
+                """
+                with model.generate(prompt, max_new_tokens=3) as tracer:
+                    for step in tracer.iter[:]:
+                        print(step.token)
+                        hidden = model.transformer.h[5].output
+                """,
+                "hidden = model.transformer.h[5].output",
+                "The token is known at the end of the step, and the model had to go on to there.",
+            ),
+            Mistake(
+                "The token of one of several rows",
+                """
+                with model.generate([prompt, prompt], max_new_tokens=2) as tracer:
+                    pass
+                tracer.steps[0].token
+                """,
+                "tracer.steps[0].token",
+            ),
+            Mistake(
+                "Steps that do not stack",
+                """
+                from nbsight.core.stacking import stack_steps
+                with model.generate(prompt, max_new_tokens=3, use_cache=False) as tracer:
+                    stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])
+                """,
+                "stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])",
             ),
             Mistake(
                 "The result of a run that was not finished",
@@ -251,6 +329,29 @@ SECTIONS = (
                     logits = model.output
                 """,
                 'model.transformer.h[5].ln_1.output = hidden.to("meta")',
+            ),
+            Mistake(
+                "NaN, where it is watched for",
+                """
+                with model.trace(prompt, check_finite=True):
+                    model.transformer.h[2].output[0][:, 1] = 1e20
+                    logits = model.output
+                """,
+                "model.transformer.h[2].output[0][:, 1] = 1e20",
+                "An `ArithmeticError` as well. Without `check_finite=True` nothing is watched. -Inf is let through, "
+                "since masks are made of it.",
+            ),
+            Mistake(
+                "Infinity that an edit writes",
+                """
+                with model.trace(check_finite=True) as tracer:
+                    with tracer.invoke("The dog is"):
+                        plain = model.output
+                    with tracer.invoke(prompt):
+                        model.transformer.h[2].mlp.output[:, -1] *= 1e39
+                        logits = model.output
+                """,
+                "model.transformer.h[2].mlp.output[:, -1] *= 1e39",
             ),
             Mistake(
                 "Writing into a tuple",
@@ -463,6 +564,58 @@ SECTIONS = (
                 print(model.tokenizer.decode([one, two, three]))
                 """,
                 "Paris Paris Paris",
+            ),
+        ),
+    ),
+    Section(
+        "Runs held open",
+        (
+            Mistake(
+                "A place where the run does not stand",
+                """
+                with model.start(prompt) as run:
+                    run.step()
+                    hidden = model.transformer.h[5].output
+                """,
+                "hidden = model.transformer.h[5].output",
+                "Otherwise completion, a debugger or a slip of the hand would spend the forward.",
+            ),
+            Mistake(
+                "A place that the run has passed",
+                """
+                with model.start(prompt) as run:
+                    run.until(model.transformer.h[5].output)
+                    early = run.until(model.transformer.h[2].output)
+                """,
+                "early = run.until(model.transformer.h[2].output)",
+            ),
+            Mistake(
+                "A stop that the run has left",
+                """
+                with model.start(prompt) as run:
+                    first = run.step()
+                    run.step()
+                    first.value = torch.zeros(1, 5, 64)
+                """,
+                "first.value = torch.zeros(1, 5, 64)",
+            ),
+            Mistake(
+                "A value where a place is meant",
+                """
+                with model.start(prompt) as run:
+                    hidden = run.step().value
+                    run.until(hidden)
+                """,
+                "run.until(hidden)",
+            ),
+            Mistake(
+                "A run that is over",
+                """
+                run = model.start(prompt)
+                run.finish()
+                hidden = run.until(model.transformer.h[5].output)
+                """,
+                "hidden = run.until(model.transformer.h[5].output)",
             ),
         ),
     ),

@@ -15,7 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nbsight.analysis.ablation import ablation
     from nbsight.analysis.lens import logit_lens
+    from nbsight.analysis.metrics import kl_divergence, log_probability, logit_difference, probability
+    from nbsight.analysis.norms import stream_norms
+    from nbsight.analysis.patching import PatchingSweep, activation_patching
     from nbsight.compat import CONFIG, NNsightDeprecationWarning, Object
     from nbsight.core.backward import backward
     from nbsight.core.envoy import Envoy
@@ -34,13 +38,18 @@ if TYPE_CHECKING:
     from nbsight.models.vision_language_model import VisionLanguageModel
     from nbsight.models.wrapped import NNsight
     from nbsight.notebook.extension import load_ipython_extension, unload_ipython_extension
+    from nbsight.results.ablation import Ablation
+    from nbsight.results.base import load_result
     from nbsight.results.lens import Lens
+    from nbsight.results.norms import Norms
+    from nbsight.results.patching import Patching
     from nbsight.widgets.lens import LensWidget
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CONFIG",
+    "Ablation",
     "DiffusionModel",
     "Envoy",
     "LanguageModel",
@@ -50,16 +59,27 @@ __all__ = [
     "NNsightDeprecationWarning",
     "NbsightError",
     "NbsightWarning",
+    "Norms",
     "Object",
     "OutOfOrderError",
+    "Patching",
+    "PatchingSweep",
     "SourceNotAvailable",
     "TransformersModel",
     "UnknownArchitectureError",
     "VisionLanguageModel",
+    "ablation",
+    "activation_patching",
     "backward",
+    "kl_divergence",
     "load_ipython_extension",
+    "load_result",
+    "log_probability",
+    "logit_difference",
     "logit_lens",
+    "probability",
     "save",
+    "stream_norms",
     "unload_ipython_extension",
     "wrap",
 ]
@@ -68,6 +88,7 @@ __all__ = [
 # milliseconds and works where torch is not wanted (the notebook front end asks for the version).
 _HOMES = {
     "CONFIG": "nbsight.compat:CONFIG",
+    "Ablation": "nbsight.results.ablation:Ablation",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "Envoy": "nbsight.core.envoy:Envoy",
     "LanguageModel": "nbsight.models.language_model:LanguageModel",
@@ -77,16 +98,27 @@ _HOMES = {
     "NNsightDeprecationWarning": "nbsight.compat:NNsightDeprecationWarning",
     "NbsightError": "nbsight.errors:NbsightError",
     "NbsightWarning": "nbsight.errors:NbsightWarning",
+    "Norms": "nbsight.results.norms:Norms",
     "Object": "nbsight.compat:Object",
     "OutOfOrderError": "nbsight.errors:OutOfOrderError",
+    "Patching": "nbsight.results.patching:Patching",
+    "PatchingSweep": "nbsight.analysis.patching:PatchingSweep",
     "SourceNotAvailable": "nbsight.errors:SourceNotAvailable",
     "TransformersModel": "nbsight.models.transformers_model:TransformersModel",
     "UnknownArchitectureError": "nbsight.errors:UnknownArchitectureError",
     "VisionLanguageModel": "nbsight.models.vision_language_model:VisionLanguageModel",
+    "ablation": "nbsight.analysis.ablation:ablation",
+    "activation_patching": "nbsight.analysis.patching:activation_patching",
     "backward": "nbsight.core.backward:backward",
+    "kl_divergence": "nbsight.analysis.metrics:kl_divergence",
     "load_ipython_extension": "nbsight.notebook.extension:load_ipython_extension",
+    "load_result": "nbsight.results.base:load_result",
+    "log_probability": "nbsight.analysis.metrics:log_probability",
+    "logit_difference": "nbsight.analysis.metrics:logit_difference",
     "logit_lens": "nbsight.analysis.lens:logit_lens",
+    "probability": "nbsight.analysis.metrics:probability",
     "save": "nbsight.core.saving:save",
+    "stream_norms": "nbsight.analysis.norms:stream_norms",
     "unload_ipython_extension": "nbsight.notebook.extension:unload_ipython_extension",
     "wrap": "nbsight.core.model:wrap",
 }

@@ -9,6 +9,7 @@
     ├── NeverCalledError (ValueError)    a module the model never called
     ├── EditError (ValueError)           a value that does not fit where it was written
     ├── ModelRunError (RuntimeError)     the model failed, often because of an edit
+    ├── NotFiniteError (FloatingPointError)   NaN or Inf, in a trace that was asked to watch for it
     ├── GraphError (RuntimeError)        a gradient asked for where none was recorded
     ├── CaptureError (ValueError)        a block whose text is needed and cannot be had or used
     ├── SourceNotAvailable (ValueError)  a forward that cannot be shown operation by operation
@@ -30,6 +31,8 @@ __all__ = [
     "NbsightError",
     "NbsightWarning",
     "NeverCalledError",
+    "NotFiniteError",
+    "OrderNotice",
     "OutOfOrderError",
     "OutsideTraceError",
     "PathError",
@@ -81,6 +84,10 @@ class ModelRunError(NbsightError, RuntimeError):
     original: BaseException | None = None
 
 
+class NotFiniteError(NbsightError, FloatingPointError):
+    """NaN or Inf came up in a trace with `check_finite=True`."""
+
+
 class GraphError(NbsightError, RuntimeError):
     """A gradient was asked for where no graph was recorded."""
 
@@ -103,3 +110,7 @@ class RemoteError(NbsightError, RuntimeError):
 
 class NbsightWarning(UserWarning):
     """Something that is probably not meant, said on one line; silence it by this class."""
+
+
+class OrderNotice(NbsightWarning):
+    """A value was read after the model had passed it, at the price of another forward."""

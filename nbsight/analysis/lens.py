@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import metadata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from nbsight.analysis.unembedding import hidden_state, last_blocks, unembedding_of
+from nbsight.analysis.provenance import provenance
+from nbsight.analysis.readout import read_layers
+from nbsight.analysis.unembedding import Unembedding, hidden_state, last_blocks, unembedding_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.tokens import str_tokens
@@ -17,13 +19,24 @@ from nbsight.results.lens import Lens, LensCell
 __all__ = ["lens_cell", "logit_lens"]
 
 
-def logit_lens(model: LanguageModel, prompt: Any, *, top_k: int = 5) -> Lens:
+def logit_lens(
+    model: LanguageModel,
+    prompt: Any,
+    *,
+    top_k: int = 5,
+    track: Sequence[str | int] = (),
+    statistics: bool = False,
+) -> Lens:
     """Decode the residual stream after each layer with the model's own norm and unembedding.
 
     Args:
         model: A language model.
         prompt: One prompt, whatever `model.trace` takes: text, ids, chat messages.
         top_k: Tokens kept per layer and position.
+        track: Tokens to follow through the layers, each text of one token or an id: their probability
+            and rank everywhere.
+        statistics: Whether to compute the entropy of every distribution and how far it is from the last
+            layer's, KL(last ‖ layer); without them it takes two thirds of the time.
 
     Returns:
         The top tokens, shape (layer, position, rank), with probabilities over the whole vocabulary,
@@ -48,17 +61,24 @@ def logit_lens(model: LanguageModel, prompt: Any, *, top_k: int = 5) -> Lens:
     with torch.no_grad():
         rows = torch.cat([layer.to(resid[-1].device) for layer in resid])
         probs, top_ids = unembedding.top(rows, top_k)
+        followed = [model.to_single_token(one) if isinstance(one, str) else int(one) for one in track]
+        more: dict[str, Any] = {}
+        if followed or statistics:
+            more = _more(unembedding, rows.unflatten(0, (len(blocks), -1)), followed, statistics)
     shape = (len(blocks), ids.shape[1], probs.shape[-1])
     words = {index: _words(model, [index])[0] for index in set(top_ids.flatten().tolist())}
+    text = prompt if isinstance(prompt, str) else _text(model, ids)
     return Lens(
-        prompt=prompt if isinstance(prompt, str) else _text(model, ids),
+        prompt=text,
         tokens=_words(model, ids[0].tolist()),
         layers=range(len(blocks)),
         top_ids=top_ids.reshape(shape).numpy(),
         top_tokens=np.array([words[index] for index in top_ids.flatten().tolist()], object).reshape(shape),
         top_probs=probs.reshape(shape).numpy(),
+        tracked=_words(model, followed),
         model=str(model._name),
-        provenance=_provenance(model),
+        **more,
+        provenance=provenance(model, [text]),
         detail=_Detail(model, ids),
     )
 
@@ -90,6 +110,18 @@ def lens_cell(model: LanguageModel, prompt: Any, layer: int, position: int, *, t
         probs, top_ids = unembedding.top(resid[None], top_k)
     found = top_ids[0].tolist()
     return LensCell(layer, position, tuple(_words(model, found)), top_ids[0].numpy(), probs[0].numpy())
+
+
+def _more(
+    unembedding: Unembedding, stream: torch.Tensor, followed: list[int], statistics: bool
+) -> dict[str, Any]:
+    read = read_layers(unembedding, stream, followed)
+    found: dict[str, Any] = {}
+    if statistics:
+        found |= {"entropy": read.entropy.numpy(), "kl": read.kl.numpy()}
+    if followed:
+        found |= {"track_probs": read.probs.numpy(), "track_ranks": read.ranks.numpy()}
+    return found
 
 
 class _Detail:
@@ -129,21 +161,3 @@ def _words(model: LanguageModel, ids: list[int]) -> list[str]:
 
 def _text(model: LanguageModel, ids: torch.Tensor) -> str:
     return "".join(_words(model, ids[0].tolist()))
-
-
-def _provenance(model: LanguageModel) -> dict[str, Any]:
-    """What the numbers depend on."""
-    module = model._model
-    versions = {}
-    for package in ("nbsight", "torch", "transformers"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a checkout that was not installed
-            versions[package] = "unknown"
-    return {
-        "model": str(model._name),
-        "revision": getattr(model.config, "_commit_hash", None),
-        "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
-        "attn_implementation": getattr(model.config, "_attn_implementation", None),
-        **versions,
-    }

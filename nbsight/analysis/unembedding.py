@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ class Unembedding:
     head: nn.Module
     after: Scale | None = None
 
+    @property
+    def first(self) -> nn.Module:
+        """The module that reads the residual stream."""
+        return self.chain[0] if self.chain else self.head
+
     def logits(self, resid: torch.Tensor) -> torch.Tensor:
         """Logits of residual vectors, (row, d_vocab).
 
@@ -78,7 +83,7 @@ class Unembedding:
         rows = self.normed(resid)
         best: torch.Tensor | None = None
         start = 0
-        for part in self._parts(rows):
+        for part in self.parts(rows):
             values, ids = part.topk(min(top_k, part.shape[-1]))
             ids, total = ids + start, part.logsumexp(-1)
             start += part.shape[-1]
@@ -92,12 +97,38 @@ class Unembedding:
         assert best is not None
         return (best - whole[:, None]).exp().cpu(), best_ids.cpu()
 
-    def _parts(self, rows: torch.Tensor) -> Any:
-        """The logits in float32, some of the vocabulary at a time."""
-        weight = (
-            self.head.weight if type(self.head) is nn.Linear and not hasattr(self.head, "_hf_hook") else None
+    @property
+    def _matrix(self) -> torch.Tensor | None:
+        """The unembedding's weight, unless it is something else or brought in when it is called."""
+        is_plain = type(self.head) is nn.Linear and not hasattr(self.head, "_hf_hook")
+        return self.head.weight if is_plain else None
+
+    def logits_of(self, rows: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+        """The logits of some tokens, float32, (row, token).
+
+        Args:
+            rows: What the unembedding reads, (row, d_embed).
+            tokens: Ids.
+        """
+        weight = self._matrix
+        if weight is None:
+            every = self._finished(self.head(rows.to(_device(self.head, rows.device)))).float()
+            return every[:, list(tokens)]
+        chosen = torch.tensor(list(tokens), dtype=torch.long, device=weight.device)
+        bias: torch.Tensor | None = self.head.bias
+        some = nn.functional.linear(
+            rows.to(weight.device), weight[chosen], None if bias is None else bias[chosen]
         )
-        if weight is None:  # something else than a matrix, or one that is brought in when it is called
+        return self._finished(some).float()
+
+    def parts(self, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The logits in float32, (row, token), some of the vocabulary at a time.
+
+        Args:
+            rows: What the unembedding reads, (row, d_embed).
+        """
+        weight = self._matrix
+        if weight is None:
             yield self._finished(self.head(rows.to(_device(self.head, rows.device)))).float()
             return
         bias: torch.Tensor | None = self.head.bias

@@ -101,6 +101,11 @@ class Backward:
             self._targets, self._computed, self._given, self._retained = {}, {}, {}, []
             self._loss = self._weights = self._inputs = self._tracer = self._mode = None
 
+    def __repr__(self) -> str:
+        if self._mode is None:
+            return "a backward pass that runs as a block: `with loss.backward():`"
+        return f"backward pass of {describe(self._loss)}, {len(self._given)} gradients read so far"
+
     # -- `.grad` in the block ------------------------------------------------------------------
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor | None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbsight.core.batching import Rows, map_tensors
+from nbsight.core.displays import cache_text, entry_text
+from nbsight.core.stacking import stack_steps
 from nbsight.errors import InputError, PathError
 
 if TYPE_CHECKING:
@@ -45,11 +47,25 @@ class Entry:
         first = [args[0] if args else next(iter(named.values()), None) for args, named in self.all_inputs]
         return _one_or_all(first, "inputs", "include_inputs")
 
+    def stack(self, what: str = "output") -> torch.Tensor:
+        """The values of all steps of a generation as one tensor, (batch, all positions, ...).
+
+        Args:
+            what: "output" or "input".
+
+        Raises:
+            InputError: the values do not go together; see `nbsight.stack_steps`.
+        """
+        if what not in ("output", "input"):
+            raise InputError(f'a cache stacks "output" or "input", and was asked for {what!r}.')
+        values = getattr(self, what)
+        return stack_steps(values if len(self) > 1 else [values])
+
     def __len__(self) -> int:
         return max(len(self.outputs), len(self.all_inputs))
 
     def __repr__(self) -> str:
-        return f"Entry({len(self)} call{'s' if len(self) != 1 else ''})"
+        return f"Entry({entry_text(self)})"
 
 
 def _one_or_all(values: list[Any], what: str, switch: str) -> Any:
@@ -113,18 +129,33 @@ class Cache:
         """Its first argument."""
         return self._entry().input
 
+    def stack(self, what: str = "output") -> torch.Tensor:
+        """The values of all steps of a generation as one tensor, (batch, all positions, ...).
+
+        Args:
+            what: "output" or "input".
+
+        Raises:
+            InputError: the values do not go together; see `nbsight.stack_steps`.
+        """
+        return self._entry().stack(what)
+
     def __getitem__(self, key: str | int) -> Cache:
-        path = str(key)
-        path = path.removeprefix("model.") if path != "model" else ""
-        full = f"{self._prefix}.{path}".strip(".")
-        full = self._names.get(full, full)
-        part = Cache(self._entries, full, self._names)
-        if full and not any(part._covers(known) for known in self._entries):
-            raise PathError(
-                f"`{full}` is not in this cache; it has {', '.join(self.keys()[:12])}"
-                + (" …" if len(self.keys()) > 12 else ".")
-            )
-        return part
+        for path in self._meanings(str(key)):
+            part = Cache(self._entries, path, self._names)
+            if not path or any(part._covers(known) for known in self._entries):
+                return part
+        raise PathError(
+            f"`{f'{self._prefix}.{key}'.strip('.')}` is not in this cache; it has "
+            + ", ".join(self.keys()[:12])
+            + (" …" if len(self.keys()) > 12 else ".")
+        )
+
+    def _meanings(self, key: str) -> Iterator[str]:
+        """The paths that a key may mean: `model` is the whole, and in some models a part of it."""
+        for name in ("" if key == "model" else key.removeprefix("model."), key, f"model.{key}"):
+            path = f"{self._prefix}.{name}".strip(".")
+            yield self._names.get(path, path)
 
     def __getattr__(self, name: str) -> Cache:
         if name.startswith("_"):
@@ -134,8 +165,7 @@ class Cache:
         return self[name]
 
     def __contains__(self, key: str) -> bool:
-        path = key.removeprefix("model.") if key != "model" else ""
-        return path in self._entries or self._names.get(path) in self._entries
+        return any(path in self._entries for path in self._meanings(key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -154,11 +184,7 @@ class Cache:
         return [*dict.fromkeys(p[depth] for p in paths if len(p) > depth), "output", "input", "inputs"]
 
     def __repr__(self) -> str:
-        return (
-            f"Cache of {len(self.keys())} modules: "
-            + ", ".join(self.keys()[:6])
-            + (" …" if len(self.keys()) > 6 else "")
-        )
+        return cache_text(self)
 
 
 def fill(
@@ -173,8 +199,12 @@ def fill(
     include_output: bool,
     include_inputs: bool,
     non_blocking: bool,
+    is_over: Callable[[], bool] | None = None,
 ) -> Cache:
     """Watch modules of a run that has not begun, and return the cache that will fill.
+
+    Args:
+        is_over: Whether the rows have ended, though the others of the batch go on.
 
     Raises:
         InputError: the model is already running, so that some modules would be missed.
@@ -195,6 +225,8 @@ def fill(
 
     def watcher(envoy: Envoy) -> Callable[[Site], None]:
         def watch(site: Site) -> None:
+            if is_over is not None and is_over():
+                return
             value = site.value if rows is None else rows.narrow(site.value)
             entry = cache._entries.setdefault(envoy._path, Entry())
             kept = map_tensors(value, keep)
@@ -215,6 +247,10 @@ def fill(
 
 
 def _envoy(root: Any, module: Envoy | str) -> Envoy:
-    if isinstance(module, str):
-        return root.get(module.removeprefix("model.")) if module != "model" else root
-    return module
+    if not isinstance(module, str):
+        return module
+    if module == "model":
+        return root
+    short = module.removeprefix("model.")
+    inner = short.partition(".")[0] not in root._module._modules and "model" in root._module._modules
+    return root.get(module if inner else short)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nbsight.core.backend import Job, resolve
 from nbsight.core.capture import Block, BodySkipped, block_at, finders, skip_body
-from nbsight.core.gradients import speaks_of_gradients
+from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.scope import frame_values, write_back
 from nbsight.errors import CaptureError
 
@@ -91,7 +91,7 @@ class Captured:
             self.block,
             self.values,
             target,
-            grad=speaks_of_gradients(frame.f_code, frame.f_globals) if grad is None else grad,
+            grad=bool(topics(frame.f_code, frame.f_globals) & GRADIENTS) if grad is None else grad,
             finish=finish,
             lines=_lines(frame),
             globals=frame.f_globals if frame.f_locals is frame.f_globals else None,

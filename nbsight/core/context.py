@@ -26,7 +26,11 @@ def enter(tracer: Any) -> None:
 
 def leave(tracer: Any) -> None:
     """Remove `tracer`, wherever it stands (blocks in generators may end out of order)."""
-    _stack.set(_without(_stack.get(), tracer))
+    stack = _stack.get()
+    if stack is not None and stack[0] is tracer and stack[1] is None:  # as a rule
+        _stack.set(None)
+    else:
+        _stack.set(_without(stack, tracer))
 
 
 def _without(stack: Any, tracer: Any) -> Any:

@@ -56,6 +56,11 @@ class EditContext:
         self._edit: Edit | None = None
         self._undo: Any = None
 
+    def __repr__(self) -> str:
+        if self._edit is not None and self._frame is None:
+            return repr(self._edit)
+        return "an edit that has no block yet: `with model.edit() as edited:`"
+
     def __enter__(self) -> Any:
         frame = sys._getframe(1)
         block = need_block(frame, "model.edit()")
@@ -99,6 +104,7 @@ def replay(tracer: Tracer, run: Run) -> Crew | None:
             owner = edit.owner
             names[targets[0]] = tracer.root if owner is not tracer.root._family else tracer
         worker = Worker(edit.block, names, None)
+        worker.is_kept = True
         worker.run = run
         worker.step = tracer.driver.step
         crew.add(worker)

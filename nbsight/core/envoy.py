@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from nbsight.core.context import _stack, tracer_of
-from nbsight.core.paused import held_tracer
+from nbsight.core.held import held_tracer
+from nbsight.core.older import find
 from nbsight.core.source import Source, source_of
+from nbsight.core.watched import call_watched
 from nbsight.errors import OutsideTraceError, PathError
 
 __all__ = ["Envoy"]
@@ -33,6 +35,8 @@ class Envoy:
         parent: The envoy above; None for the root.
     """
 
+    #: Whether it stands for a module (and not for an operation inside a forward).
+    _is_module = True
     #: Whether values are shown as they are: a class that overrides `_show` says no.
     _is_literal = True
     _module: nn.Module
@@ -41,6 +45,8 @@ class Envoy:
     _parent: Envoy | None
     _root: Envoy
     _children: dict[str, Envoy]
+    #: Whether it is indexed by numbers.
+    _is_list: bool
 
     def __init__(self, module: nn.Module, path: str = "", parent: Envoy | None = None) -> None:
         set_ = object.__setattr__
@@ -51,6 +57,7 @@ class Envoy:
         set_(self, "_root", self if parent is None else parent._root)
         set_(self, "_children", {})
         set_(self, "_gated", None)
+        set_(self, "_is_list", isinstance(module, (nn.ModuleList, nn.Sequential)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -115,7 +122,7 @@ class Envoy:
     def _tracer(self, what: str, frame: FrameType) -> Any:
         tracer = tracer_of(self._root, frame)
         if tracer is None:
-            tracer = held_tracer(self._root._family)
+            tracer = held_tracer(self._root._family, frame)
         if tracer is None:
             place = f"{self._path}.{what}" if self._path else what
             raise OutsideTraceError(
@@ -175,6 +182,9 @@ class Envoy:
         except AttributeError:
             if hasattr(type(module), name):
                 raise  # a property of the module failed inside; its own message is the better one
+            older = find(self, name, _getframe(1))
+            if older is not None:
+                return older
             raise PathError(self._unknown(name)) from None
 
     def _unknown(self, name: str) -> str:
@@ -210,8 +220,7 @@ class Envoy:
         if type(key) is int and key >= 0:  # the common case first: a block by its number
             name = str(key)
             child = self._children.get(name)
-            there = child is not None and self._module._modules.get(name) is child._module
-            if there and isinstance(self._module, (nn.ModuleList, nn.Sequential)):
+            if child is not None and self._is_list and self._module._modules.get(name) is child._module:
                 return child
         names = self._children_names()
         if isinstance(key, str):
@@ -251,8 +260,17 @@ class Envoy:
     def __bool__(self) -> bool:
         return True
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the module, inside a trace or outside; the running model does not notice."""
+    def __call__(self, *args: Any, hook: bool = False, **kwargs: Any) -> Any:
+        """Apply the module, inside a trace or outside; the running model does not notice.
+
+        Args:
+            args: What its forward takes.
+            hook: Whether a running trace takes the call for one of its own, so that the module's values can
+                be read, changed and kept there.
+            kwargs: What its forward takes by name.
+        """
+        if hook:
+            return call_watched(self, args, kwargs, _getframe(1))
         return self._module(*args, **kwargs)
 
     @property

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import os
 import re
-import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from nbsight.core.run import place_of
+from nbsight.core.run import Reached, place_of
 from nbsight.core.saving import find_saved
-from nbsight.core.sites import Line, Site, describe, show_line, show_text
+from nbsight.core.sites import Line, Site, describe, locate, show_line, show_text
 from nbsight.core.source import Operation
 from nbsight.errors import (
     EditError,
@@ -22,6 +22,7 @@ from nbsight.errors import (
     ModelRunError,
     NbsightError,
     NeverCalledError,
+    NotFiniteError,
     OutOfOrderError,
 )
 
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
     from nbsight.core.run import Participant, Run
     from nbsight.core.tracer import Tracer
 
-__all__ = ["check_inputs", "leave_block", "missed", "model_failed", "passed_in_step"]
+__all__ = [
+    "check_inputs",
+    "leave_block",
+    "missed",
+    "model_failed",
+    "order_of",
+    "passed_in_step",
+    "refuse_hopeless",
+]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -39,56 +48,105 @@ _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # -- a place that was not reached ------------------------------------------------------------------
 
 
-def missed(
-    tracer: Tracer,
-    run: Run,
-    participant: Participant,
-    envoy: Envoy,
-    what: str,
-    line: Line,
-    stood: Site | None,
-) -> NbsightError:
-    """The error for a place that the run ended without reaching."""
-    asked = f"{envoy._path}.{what}".lstrip(".")
+def refuse_hopeless(run: Run, asked: Reached) -> None:
+    """Raise for a place that no forward like this one can come to.
+
+    Raises:
+        OutOfOrderError: the model has failed.
+        NeverCalledError: the place lies in what was skipped, or is nothing that can be called.
+    """
+    envoy, _, line = asked
     if run.failure is not None:
-        return OutOfOrderError(
-            f"`{asked}` was asked for, but the model failed earlier in this run: {run.failure}\n"
+        raise OutOfOrderError(
+            f"`{place_of(asked)}` was asked for, but the model failed earlier in this run: {run.failure}\n"
             f"  {show_line(line)}\nNothing after that place has a value."
         )
     for module, skipped in run.skipped.items():
         if envoy._module is not module and _lies_in(envoy, module):
-            return NeverCalledError(
-                f"`{asked}` was asked for, but `{run.name(module)}` was skipped, so nothing inside "
-                f"it runs.\n  {show_line(line)}\nIt was skipped here:\n  {show_line(skipped)}"
+            raise NeverCalledError(
+                f"`{place_of(asked)}` was asked for, but `{run.name(module)}` was skipped, so nothing "
+                f"inside it runs.\n  {show_line(line)}\nIt was skipped here:\n  {show_line(skipped)}"
             )
-    home: Any = envoy._home if isinstance(envoy, Operation) else envoy
-    if not (run.was_called(home._module) or _is_called(run, home._module)):
-        return NeverCalledError(
-            f"`{asked}` was asked for, but this run never calls `{home._path or 'model'}` "
-            f"({type(home._module).__name__}).\n  {show_line(line)}\n"
-            "Ask a module that the forward calls: its parent "
-            f"`{home._parent._path or 'model' if home._parent else 'model'}` or its submodules."
-        )
+    home = _home(envoy)
+    if home._module not in home._gates():
+        raise _never_called(asked)
+
+
+def _never_called(asked: Reached) -> NeverCalledError:
+    """The error for a module that the forward does not call."""
+    home = _home(asked[0])
+    return NeverCalledError(
+        f"`{place_of(asked)}` was asked for, but this run never calls `{home._path or 'model'}` "
+        f"({type(home._module).__name__}).\n  {show_line(asked[2])}\n"
+        "Ask a module that the forward calls: its parent "
+        f"`{home._parent._path or 'model' if home._parent else 'model'}` or its submodules."
+    )
+
+
+def missed(
+    run: Run,
+    participant: Participant,
+    asked: Reached,
+    last: Reached | None,
+    stood: Site | None,
+    seen: Run | None,
+    why: str = "",
+) -> NbsightError:
+    """The error for a place that the run ended without reaching.
+
+    Args:
+        run: The run.
+        participant: Who asked.
+        asked: The place and the line.
+        last: What had been reached before.
+        stood: Where the run stood when it was asked for.
+        seen: A forward like that of the run with a gate at the place from its start, if there is one.
+        why: Why a second forward would not give it.
+    """
+    envoy, _, line = asked
+    home = _home(envoy)
+    if seen is not None and not (run.was_called(home._module) or seen.was_called(home._module)):
+        return _never_called(asked)
     if isinstance(envoy, Operation) and not run.was_called(envoy):
-        return _operation_missed(run, participant, envoy, asked, line)
-    text = f"`{asked}` was asked for after the model had passed it.\n  {show_line(line)}\n"
-    if participant.last is not None:
-        text += (
-            f"By then the model stood at `{place_of(participant.last)}`:\n"
-            f"  {show_line(participant.last[2])}\n"
-        )
+        return _operation_missed(envoy, asked, last, seen or run, why)
+    text = f"`{place_of(asked)}` was asked for after the model had passed it.\n  {show_line(line)}\n"
+    text += _stood_at(last)
     source = getattr(participant, "got_from", None)
     if source is not None and stood is not None:
         name, binder = source
-        text += (
-            f"`{name}`, which this block waited for, is made by the block on line "
+        return OutOfOrderError(
+            f"{text}`{name}`, which this block waited for, is made by the block on line "
             f"{binder.block.line}, at `{run.name(stood.module)}.{stood.kind}`: later than "
-            f"`{asked}`. That takes two traces: save `{name}` in the first and use it in the "
+            f"`{place_of(asked)}`. That takes two traces: save `{name}` in the first and use it in the "
             "second."
         )
-    else:
-        text += "Write the lines in the order in which the model computes, inner modules first."
-    return OutOfOrderError(text)
+    return OutOfOrderError(text + _no_second(why) + order_of(line, last))
+
+
+def _stood_at(last: Reached | None) -> str:
+    """Where the model stood, and the line that had asked for that."""
+    if last is None:
+        return ""
+    return f"By then the model stood at `{place_of(last)}`:\n  {show_line(last[2])}\n"
+
+
+def order_of(line: Line, last: Reached | None) -> str:
+    """The order of two lines that works."""
+    rule = "in the order in which the model computes, inner modules first."
+    if last is not None:
+        (file, number), (other, before) = locate(line), locate(last[2])
+        if file == other and number > before:
+            return f"Put line {number} before line {before}: lines stand {rule}"
+    return f"Write the lines {rule}"
+
+
+def _no_second(why: str) -> str:
+    return f"A second forward would not give it: {why}.\n" if why else ""
+
+
+def _home(envoy: Any) -> Any:
+    """The envoy of the module that must be called for a place to be reached."""
+    return envoy._home if isinstance(envoy, Operation) else envoy
 
 
 def _lies_in(envoy: Any, other: Any) -> bool:
@@ -100,27 +158,23 @@ def _lies_in(envoy: Any, other: Any) -> bool:
 
 
 def _operation_missed(
-    run: Run, participant: Participant, operation: Operation, asked: str, line: Line
+    operation: Operation, asked: Reached, last: Reached | None, seen: Run, why: str
 ) -> NbsightError:
     """The error for an operation that did not run, or ran before anybody could see it."""
+    line = asked[2]
     function = operation._owner_path or "model"
-    if any(run.was_called(other) for other in operation._view):
+    if not seen.was_called(operation) and any(seen.was_called(other) for other in operation._view):
         return NeverCalledError(
-            f"`{asked}` was asked for, but this run does not get to it: the branch of `{function}` "
-            f"that holds {operation._where()} was not taken.\n  {show_line(line)}\n"
+            f"`{place_of(asked)}` was asked for, but this run does not get to it: the branch of "
+            f"`{function}` that holds {operation._where()} was not taken.\n  {show_line(line)}\n"
             f"`print({operation._view._code})` shows its other operations."
         )
-    text = (
-        f"`{asked}` was asked for when the model had already begun `{function}` or gone past it, so "
-        f"its operations can no longer be stopped at.\n  {show_line(line)}\n"
-    )
-    if participant.last is not None:
-        text += (
-            f"By then the model stood at `{place_of(participant.last)}`:\n"
-            f"  {show_line(participant.last[2])}\n"
-        )
     return OutOfOrderError(
-        text + "Ask for the operations before anything inside or after it, or let the block begin "
+        f"`{place_of(asked)}` was asked for when the model had already begun `{function}` or gone past "
+        f"it, so its operations can no longer be stopped at.\n  {show_line(line)}\n"
+        + _stood_at(last)
+        + _no_second(why)
+        + "Ask for the operations before anything inside or after it, or let the block begin "
         f"with `source = {operation._view._code}` and use `source.{operation.name}` later."
     )
 
@@ -131,6 +185,13 @@ def passed_in_step(
     """The error for a place that the present step of a generation had already passed."""
     asked = f"{envoy._path}.{what}".lstrip(".")
     last = participant.last
+    generation = tracer.generation
+    if generation is not None and generation.asked.get(participant) == participant.step:
+        return OutOfOrderError(
+            f"`{asked}` was asked for in step {participant.step}, after the token that this step chose; to "
+            f"know that, the model had to end the step.\n  {show_line(line)}\n"
+            "Ask for the token last in the body of the loop, or after the block: `tracer.steps[0].token`."
+        )
     return OutOfOrderError(
         f"`{asked}` was asked for in step {participant.step}, after the model had passed it in that "
         f"step.\n  {show_line(line)}\n"
@@ -140,40 +201,13 @@ def passed_in_step(
     )
 
 
-class _Found(BaseException):
-    pass
-
-
-def _is_called(run: Run, module: nn.Module) -> bool:
-    """Whether a second, unobserved forward on the same input calls the module."""
-    if run.repeat is None:
-        return True
-    args, kwargs = run.repeat
-
-    me = threading.get_ident()
-
-    def found(*_: Any) -> None:
-        if threading.get_ident() == me:  # another thread may be using the model
-            raise _Found
-
-    hook = module.register_forward_pre_hook(found)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            run.root(*args, **kwargs)
-    except _Found:
-        return True
-    except Exception:  # the forward fails before it gets there: then it does not get there
-        return False
-    finally:
-        hook.remove()
-    return False
-
-
 # -- the model failed ------------------------------------------------------------------------------
 
 
 def model_failed(run: Run, error: BaseException) -> BaseException:
     """The error for a failure inside the model, naming the module and the edit before it."""
+    if isinstance(error, NotFiniteError):
+        return error.with_traceback(None)  # where it was found is in its text
     if not isinstance(error, Exception) or isinstance(error, NbsightError):
         return error
     lines = [f"the model failed in `{_where(run.model, error)}`: {type(error).__name__}: {error}"]
@@ -193,9 +227,12 @@ def model_failed(run: Run, error: BaseException) -> BaseException:
 
 def _like(error: BaseException, kind: Any) -> Any:
     """A class that is `kind` and also an error of the original's type: `except` still works."""
-    original = type(error)
-    if issubclass(kind, original):
-        return kind
+    original: Any = type(error)
+    return kind if issubclass(kind, original) else _joined(kind, original)
+
+
+@functools.lru_cache(maxsize=64)  # a class is a knot of references, so one is made once
+def _joined(kind: Any, original: Any) -> Any:
     try:
         return type(kind.__name__, (kind, original), {"__module__": kind.__module__})
     except TypeError:  # the two layouts do not go together
@@ -235,7 +272,13 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
             f"a gradient was asked for, but this trace records no graph: {why}. Write "
             "`model.trace(..., grad=True)`.\n" + (f"  {show_text(*line)}" if line else "")
         )
-    if isinstance(error, NbsightError):
+    if type(error) is AttributeError and error.name == "save":
+        advice = (
+            "on tensors; for anything else, such as a list or a tuple, write `nbsight.save(...)` around it."
+        )
+        error.args = (f"{error}. `.save()` is there {advice}",)
+    generation = tracer.generation
+    if isinstance(error, NbsightError) or (generation is not None and error is generation.failed):
         error.__traceback__ = _without_own(error.__traceback__)
     return error
 
@@ -272,9 +315,9 @@ def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> st
     run = tracer.run
     participant = tracer.failed or tracer.participant()
     site = tracer.failed_at or (run.site if run is not None else None)
-    if run is None or site is None or participant not in site.views:
+    shown = None if site is None else site.shown_to(participant)
+    if run is None or site is None or shown is None:
         return None
-    shown = site.shown.get(participant, site.views[participant])
     path = f"{run.name(site.module)}.{site.kind}"
     lines = [f"the shapes on this line do not fit: {error}", f"  {show_text(*line)}"]
     lines.append(f"`{path}` is {describe(shown)} here{_tokens(participant.tokens)}")

@@ -21,7 +21,7 @@ from torch import nn
 
 from nbsight.core.greenlets import Carrier
 
-__all__ = ["Gate", "close_gate", "close_gates", "open_gate"]
+__all__ = ["Gate", "close_gates", "open_gates"]
 
 _lock = threading.Lock()
 
@@ -60,35 +60,29 @@ class Gate:
         self.door = gate
 
 
-def open_gate(module: nn.Module, spares: dict[nn.Module, Gate]) -> Gate:
-    """Make sure that `module` has a gate, and count this user of it.
+def open_gates(modules: Iterable[nn.Module], spares: dict[nn.Module, Gate], gates: dict[Any, Gate]) -> None:
+    """Make sure that these modules have gates, and count this user of them.
 
     Args:
+        modules: Those that are in `gates` already are left alone.
         spares: Gates that the modules had before; making one costs more than hanging one up.
+        gates: The user's gates, to be completed.
     """
-    own = module.__dict__
     with _lock:
-        there = own.get("forward")
-        gate = spares.get(module)
-        if gate is not None and (
-            there is gate.door
-            or (there is None and gate.previous is None and gate.plain is type(module).forward)
-        ):
+        for module in modules:
+            if module in gates:
+                continue
+            own = module.__dict__
+            there = own.get("forward")
+            gate = spares.get(module)
+            if gate is None or not (
+                there is gate.door
+                or (there is None and gate.previous is None and gate.plain is type(module).forward)
+            ):
+                gate = spares[module] = getattr(there, "_nbsight_gate", None) or Gate(module)
             own["forward"] = gate.door
             gate.users += 1
-            return gate
-        gate = getattr(there, "_nbsight_gate", None)
-        if gate is None:
-            gate = Gate(module)
-            own["forward"] = gate.door
-        spares[module] = gate
-        gate.users += 1
-        return gate
-
-
-def close_gate(gate: Gate) -> None:
-    """Give up one use of a gate; the last one takes it off the module."""
-    close_gates((gate,))
+            gates[module] = gate
 
 
 def close_gates(gates: Iterable[Gate]) -> None:

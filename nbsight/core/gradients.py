@@ -1,9 +1,7 @@
-"""When a trace records gradients, and what it remembers for a backward pass.
+"""What a trace that records gradients remembers for a backward pass.
 
 Recording a graph costs half as much time again and keeps every activation alive. So a trace
-records one only when the code around it speaks of gradients: one of the names below occurs in the
-function or cell that opens the block, or in a function that it calls by name, or `grad=True` is
-given.
+records one only when the code around it speaks of gradients (`mentions.py`) or `grad=True` is given.
 
 Such a trace remembers what it handed out (`Handed`): one backward pass then serves every `.grad`
 that the block asks for, and a message can name the place that a tensor was read at.
@@ -12,52 +10,20 @@ that the block asks for, and a message can name the place that a tensor was read
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nbsight.core.batching import map_tensors
-from nbsight.core.by_identity import ByIdentity
 from nbsight.core.torch_state import is_grad_enabled
 
 if TYPE_CHECKING:
     from nbsight.core.sites import Line
 
-__all__ = ["Handed", "Place", "leaves_of", "name_of", "release", "speaks_of_gradients"]
+__all__ = ["Handed", "Place", "leaves_of", "name_of", "release"]
 
 #: Where a value was handed out, and the line that asked: (envoy, what, line).
 Place = tuple[Any, str, "Line | None"]
-
-_WORDS = frozenset({"backward", "grad", "autograd", "requires_grad_", "enable_grad", "retain_grad"})
-
-_known: ByIdentity[bool] = ByIdentity()
-
-
-def speaks_of_gradients(code: CodeType, names: dict[str, Any]) -> bool:
-    """Whether a piece of code, or a function that it defines or calls by name, mentions gradients.
-
-    Args:
-        code: The code around a trace.
-        names: Its globals, where the functions that it calls are found.
-    """
-    if _mentions(code):
-        return True
-    for name in code.co_names:
-        value = names.get(name)
-        if type(value) is FunctionType and _mentions(value.__code__):
-            return True
-    return False
-
-
-def _mentions(code: CodeType) -> bool:
-    known = _known.get(code)
-    if known is not None:
-        return known
-    answer = not _WORDS.isdisjoint(code.co_names) or any(
-        _mentions(constant) for constant in code.co_consts if isinstance(constant, CodeType)
-    )
-    return _known.put(code, answer)
 
 
 def name_of(place: Place) -> str:

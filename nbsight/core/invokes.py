@@ -12,7 +12,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
+from nbsight.core.displays import call_text
 from nbsight.core.edits import replay
+from nbsight.core.rerun import begin_again
 from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
 from nbsight.core.workers import Crew, Side, Worker, side_now
 from nbsight.errors import CaptureError, InputError
@@ -43,6 +45,12 @@ class Invoker:
         self.args = args
         self.kwargs = kwargs
 
+    def __repr__(self) -> str:
+        has_input = self.tracer.root._has_input(self.args, self.kwargs)
+        given = call_text(self.args, self.kwargs) if has_input else "the whole batch"
+        line = "" if self.block is None else f", line {self.block.line}"
+        return f"invoke of {given}{line}"
+
     def __enter__(self) -> Invoker:
         tracer = self.tracer
         if tracer.run is not None:
@@ -70,6 +78,8 @@ class Invoker:
         if self.block is None:
             run, self.tracer.run = self.tracer.run, None
             try:
+                if error is None and run is not None and run.behind is not None:
+                    run.conclude()
                 if error is None and self.tracer.method != "forward" and run is not None:
                     run.finish()
             finally:
@@ -132,6 +142,9 @@ def run_invokes(tracer: Tracer) -> None:
             worker.is_stale = invoker.is_stale
     try:
         crew.work(finish=tracer.must_finish)
+        while crew.is_late:
+            begin_again(tracer, crew)
+            crew.work(finish=False)
     finally:
         tracer.failed, tracer.failed_at = crew.failed, crew.failed_at
         # What the bodies bound is the user's even when a later body failed.

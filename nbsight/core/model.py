@@ -13,6 +13,8 @@ from nbsight.core.batching import Rows
 from nbsight.core.capture import enters_a_block
 from nbsight.core.edits import Edit, EditContext
 from nbsight.core.envoy import Envoy
+from nbsight.core.generation import Generation
+from nbsight.core.holding import HeldTracer
 from nbsight.core.paused import PausedRun
 from nbsight.core.session import Session
 from nbsight.core.tracer import Tracer
@@ -21,6 +23,7 @@ from nbsight.errors import InputError
 __all__ = ["Model", "wrap"]
 
 _training = attrgetter("training")
+_ALONE = Rows(0, 1, 1)
 
 
 class Model(Envoy):
@@ -39,33 +42,41 @@ class Model(Envoy):
         super().__init__(module)
         object.__setattr__(self, "_envoys", {})
         object.__setattr__(self, "_spares", {})
+        object.__setattr__(self, "_habits", {})
         object.__setattr__(self, "_edits", [])
         object.__setattr__(self, "_family", self)
         self._point_at(module)
 
     # -- running -------------------------------------------------------------------------------
 
-    def trace(self, *args: Any, trace: bool = True, **kwargs: Any) -> Any:
+    def trace(self, *args: Any, trace: bool = True, tracer_cls: type[Tracer] = Tracer, **kwargs: Any) -> Any:
         """Open a trace: `with model.trace(prompt): ...`.
 
         Args:
             args: The model's input. Without one, the block holds `tracer.invoke(...)` blocks.
             trace: False runs the model at once and returns its output.
+            tracer_cls: A subclass of `Tracer` to make the tracer of.
             kwargs: `grad` (record gradients; by default when the code around the block speaks of
                 them), `finish` (run to the end even if nobody can see it), `fn` (the name of
-                another method to trace), `remote` (where to run); the rest goes to the tokenizer
-                and the model.
+                another method to trace), `remote` (where to run), `strict_order` (a read of what the
+                model has passed is an error and not one more forward), `check_finite` (the first NaN
+                or Inf is an error); the rest goes to the tokenizer and the model.
 
         Returns:
             A tracer, to be used in a `with` statement.
         """
         fn = kwargs.pop("fn", None)
+        if tracer_cls is not Tracer and not (isinstance(tracer_cls, type) and issubclass(tracer_cls, Tracer)):
+            raise InputError(
+                f"`tracer_cls` is a subclass of nbsight.core.tracer.Tracer, and was {tracer_cls!r}. A tracer "
+                "of nnsight's runs its block by other means and cannot be used here."
+            )
         if not trace and kwargs.get("remote"):
             raise InputError(
                 "trace=False runs the model here and now; for a remote run write "
                 "`with model.trace(prompt, remote=...) as tracer: output = model.output.save()`."
             )
-        tracer = Tracer(self, _method_name(fn), args, kwargs)
+        tracer = tracer_cls(self, _method_name(fn), args, kwargs)
         return tracer if trace else tracer.run_through()
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,9 +84,24 @@ class Model(Envoy):
 
         Without a `with` statement it runs at once (kept edits act) and returns what the model's
         own `generate` returns.
+
+        Args:
+            args: The prompt. Without one, the block holds `tracer.invoke(...)` blocks.
+            kwargs: As for `trace`. A `LanguageModel` also takes `on_token` (called with each token as
+                soon as it is chosen) and `seed` (sampling as after `torch.manual_seed(seed)`, without
+                touching the random numbers of the block). The rest goes to the model's own `generate`.
         """
         tracer = Tracer(self, "generate", args, kwargs)
         return tracer if enters_a_block(sys._getframe(1)) else tracer.run_through()
+
+    @property
+    def strict_order(self) -> bool:
+        """Whether a read of what the model has passed is always an error; set it for all traces."""
+        return self.__dict__.get("_strict_order", False)
+
+    @strict_order.setter
+    def strict_order(self, strict: bool) -> None:
+        self.__dict__["_strict_order"] = strict
 
     def scan(self, *args: Any, **kwargs: Any) -> Tracer:
         """Open a trace that computes shapes, dtypes and devices, and no numbers.
@@ -103,14 +129,21 @@ class Model(Envoy):
         self._edits.clear()
 
     def start(self, *args: Any, **kwargs: Any) -> PausedRun:
-        """Start a forward and hold it open: see `nbsight.core.paused`.
+        """Start a forward and hold it open, to be stepped by hand: `run = model.start(prompt)`.
 
         Args:
             args: The model's input, as for `trace`.
+            kwargs: As for `trace`: `grad`, `fn`, and what goes to the tokenizer and the model. With
+                `max_new_tokens`, the run is a generation.
+
+        Returns:
+            The run, before its first module: `run.step()`, `run.until(...)`, `run.here`,
+            `run.finish()`.
         """
-        tracer = Tracer(self, "forward", args, kwargs)
-        tracer.hold()
-        return PausedRun(tracer)
+        fn = kwargs.pop("fn", None)
+        if fn is None and "max_new_tokens" in kwargs and hasattr(self._module, "generate"):
+            fn = "generate"
+        return PausedRun(HeldTracer(self, _method_name(fn), args, kwargs))
 
     def session(self, **kwargs: Any) -> Session:
         """Group several traces: `with model.session(): ...`; with `remote` they travel as one."""
@@ -136,12 +169,25 @@ class Model(Envoy):
         """The arguments of the one call that serves all invokes, and each invoke's rows."""
         if len(prepared) == 1:
             args, kwargs = prepared[0]
-            return args, {**kwargs, **options}, [Rows(0, 1, 1)]
+            return args, {**kwargs, **options}, [_ALONE]
         return _concatenate(prepared, options)
+
+    def _lighten(self, call: dict[str, Any], spoken: int) -> bool:
+        """Leave out of one forward what the code around it cannot ask for; say whether anything is.
+
+        Args:
+            call: The keyword arguments of the forward, to be changed.
+            spoken: The topics of that code (`nbsight.core.mentions`).
+        """
+        return False
 
     def _stepping(self, method: str) -> nn.Module:
         """The module whose calls are the steps of a run of this method."""
         return self._module
+
+    def _generation(self, method: str, kwargs: dict[str, Any]) -> Generation:
+        """What knows about a generation by this method; takes what is for it out of the arguments."""
+        return Generation()
 
     def _other_names(self) -> dict[str, str]:
         """Other names of modules: alias path to path."""
@@ -151,7 +197,7 @@ class Model(Envoy):
         """The same model with edits of its own."""
         copy = object.__new__(type(self))
         own = {k: v for k, v in self.__dict__.items() if not isinstance(v, Envoy)}
-        copy.__dict__.update(own, _children={}, _envoys={}, _root=copy, _parent=None)
+        copy.__dict__.update(own, _children={}, _envoys={}, _spares={}, _habits={}, _root=copy, _parent=None)
         copy.__dict__.update(_edits=list(self._edits), _family=self._family)
         copy._point_at(self._module)
         return copy
@@ -166,6 +212,19 @@ class Model(Envoy):
 
     def _tokens_of(self, prepared: Any) -> Any:
         """The tokens of a prepared input, for messages."""
+        return None
+
+    def _tokens_in(self, given: tuple[Any, Any]) -> list[str] | None:
+        """The tokens in the arguments of one call of the model, for displays."""
+        return None
+
+    def _axis_names(self, shape: tuple[int, ...], given: tuple[Any, Any]) -> tuple[str, ...] | None:
+        """The names of a value's axes ("" for one without a name); None if they are not known.
+
+        Args:
+            shape: The value's.
+            given: The arguments of the model's call in which it was made.
+        """
         return None
 
     def _own_result(self, rows: Rows, result: Any) -> Any:
@@ -204,6 +263,7 @@ class Model(Envoy):
                 envoys[id(new)] = envoy
         object.__setattr__(self, "_envoys", envoys)
         self._spares.clear()
+        self._habits.clear()
 
     def _envoy_of(self, module: nn.Module, path: str, parent: Envoy) -> Envoy:
         known = self._envoys.get(id(module))
@@ -224,6 +284,7 @@ class Model(Envoy):
             "_children",
             "_envoys",
             "_spares",
+            "_habits",
             "_family",
             "_paths",
             "_other_paths",
@@ -238,7 +299,9 @@ class Model(Envoy):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _children={}, _envoys={}, _spares={}, _root=self, _parent=None)
+        self.__dict__.update(
+            state, _children={}, _envoys={}, _spares={}, _habits={}, _root=self, _parent=None
+        )
         self.__dict__["_family"] = self
         self._point_at(state["_module"])
 
@@ -280,6 +343,7 @@ class _Part:
     _join = Model._join
     _has_input = Model._has_input
     _stepping = Model._stepping
+    _generation = Model._generation
 
     def __init__(self, envoy: Envoy) -> None:
         self._envoy = envoy

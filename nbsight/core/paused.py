@@ -1,14 +1,15 @@
 """A run that is held open: step through a forward by hand, over as many cells as it takes.
 
     run = model.start("The capital of France is")
-    hidden = run.until("transformer.h.3.output")     # or run.until(model.transformer.h[3].output)
-    model.transformer.h[3].output[0][:, -1] = 0      # while it stands there, edit as in a trace
-    run.step()                                       # to the end of the next block
+    run.step()                                       # to the end of the first block
+    hidden = run.until(model.transformer.h[3].output)
+    hidden[0][:, -1] = 0                             # while it stands there, edit as in a trace
     run.here                                         # where it stands, the value, its shape
     logits = run.finish()
 
 Several runs may be open at once, each with its own greenlet. An open run that is forgotten closes
-itself. A run belongs to the thread that started it.
+itself. A run belongs to the thread that started it and ends with it. Between two moves nothing
+hangs on the model (`holding.py`).
 """
 
 from __future__ import annotations
@@ -17,34 +18,72 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
-from torch import nn
+from nbsight.core.envoy import Envoy
+from nbsight.core.holding import HeldTracer, bare
+from nbsight.core.paused_text import changes_of, describe_run, shape_text
+from nbsight.core.sites import show_line
+from nbsight.core.source import Operation, Source
+from nbsight.errors import InputError, NbsightError, OutOfOrderError, PathError
 
-from nbsight.core.sites import describe
-from nbsight.errors import InputError, OutOfOrderError
-
-if TYPE_CHECKING:
-    from nbsight.core.envoy import Envoy
-    from nbsight.core.tracer import Tracer
-
-__all__ = ["Here", "PausedRun", "any_held", "held_tracer"]
+__all__ = ["Changes", "Here", "PausedRun"]
 
 
-@dataclass(frozen=True, eq=False)
 class Here:
     """Where a run stands.
 
-    Args:
+    Attributes:
         path: The module, as in `transformer.h.3`.
         kind: "output" or "input".
-        value: The value that the model will go on with.
+        call: How often the module had been called before, in this run.
+        block: The number of the block, from 0, that it is or lies in; None elsewhere.
+        step: In a generation, the number of the model's pass, from 0; None otherwise.
+        progress: How far the run has come, as text.
     """
 
-    path: str
-    kind: str
-    value: Any
+    def __init__(self, tracer: HeldTracer, line: Any) -> None:
+        run = tracer.run
+        assert run is not None
+        assert run.site is not None
+        site = run.site
+        if not site.is_touched:
+            site.line = line  # whoever changes the value in place got it here
+        # Weakly: notebooks keep what they display, and that must not keep the run.
+        self._tracer = weakref.ref(tracer)
+        self._place = (site.module, site.kind, site.visit)
+        self._value: Any = None
+        self.envoy: Any = tracer.trail.envoy_of(site.module)
+        self.path = run.name(site.module)
+        self.kind = site.kind
+        self.call = site.visit
+        self.block = tracer.trail.block_at(site.module)
+        self.step = None if tracer.method == "forward" else max(run.passes - 1, 0)
+        self.progress = tracer.trail.progress(site)
+        self._text = shape_text(tracer, self.value)
+
+    @property
+    def value(self) -> Any:
+        """The value with which the model will go on; assign to replace it.
+
+        After the run has gone on, it is what was there when it left.
+        """
+        tracer = self._standing()
+        if tracer is not None:
+            self._value = tracer.shown_here(self.envoy)
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        frame = sys._getframe(1)
+        tracer = self._standing()
+        if tracer is None:
+            raise OutOfOrderError(
+                f"the run has left `{self.path}.{self.kind}`, so its value can no longer be replaced.\n"
+                f"  {show_line((frame.f_code, frame.f_lasti))}\n`run.here` is where it stands now."
+            )
+        tracer.write(self.envoy, self.kind, value, frame)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -52,37 +91,46 @@ class Here:
         shape = getattr(self.value, "shape", None)
         return None if shape is None else tuple(shape)
 
+    def _standing(self) -> Any:
+        """The tracer, if its run still stands here."""
+        tracer = self._tracer()
+        run = None if tracer is None else tracer.run
+        site = None if run is None else run.site
+        if site is None or (site.module, site.kind, site.visit) != self._place:
+            return None
+        return tracer
+
     def __repr__(self) -> str:
-        return f"{self.path}.{self.kind}: {describe(self.value)}"
+        return f"{self.path}.{self.kind}: {self._text}  {self.progress}"
 
 
-# The open runs, the one used last at the end.
-_held: list[weakref.ref[PausedRun]] = []
+class Changes(list[Any]):
+    """What was changed in a run, in order; each has `path`, `kind`, `line`, `before` and `after`."""
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no edits"
+        return "\n".join(
+            f"{edit.path}.{edit.kind}: {edit.before} -> {edit.after}"
+            + (f"\n  {show_line(edit.line)}" if edit.line else "")
+            for edit in self
+        )
 
 
 class PausedRun:
     """One forward, held open. Made by `model.start(...)`; also a context manager and iterable."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: HeldTracer) -> None:
         self._tracer = tracer
-        self._thread = threading.get_ident()
-        self._stops = _blocks(tracer.root._module)
-        _held.append(weakref.ref(self, _forget))
 
     # -- moving --------------------------------------------------------------------------------
 
-    def until(self, target: Any) -> Any:
-        """Go on to a place and return its value.
-
-        Args:
-            target: A path such as "transformer.h.3.output", or the place itself, written as in a
-                trace: `run.until(model.transformer.h[3].output)`.
-        """
-        self._use()
-        if not isinstance(target, str):
-            return target  # reading the place has already taken the run there
-        envoy, what = self._find(target)
-        return self._tracer.read(envoy, what, sys._getframe(1))
+    @property
+    def until(self) -> Until:
+        """Go on to a place: `run.until(model.transformer.h[3].output)`; see `Until`."""
+        # Python looks this up before it computes the argument, so reading the place moves this run.
+        self._tracer.home.ask(self._tracer, sys._getframe(1))
+        return Until(self)
 
     def step(self, *, into: bool = False) -> Here | None:
         """Go on to the end of the next block and say where the run stands; None at the end.
@@ -90,60 +138,83 @@ class PausedRun:
         Args:
             into: Stop at the next submodule's output, however small, and not only at blocks.
         """
-        self._use()
-        run = self._tracer.run
-        assert run is not None
-        if run.ended:
+        __tracebackhide__ = True  # IPython leaves this frame out
+        tracer = self._tracer
+        if tracer.state == "finished":
             return None
-        root = self._tracer.root
-        modules = list(root._module.modules()) if into else [*self._stops, root._module]
-        for module in modules:
-            run.open(root._at(root._paths[id(module)])._gates())
-            run.want((module, "output"))
         try:
-            run.advance()
-        finally:
-            for module in modules:
-                run.unwant((module, "output"))
-        return self.here
+            tracer.use()
+            trail = tracer.trail
+            modules = list(trail.envoys) if into else [*trail.blocks, trail.root]
+            tracer.go([(module, "output") for module in modules])
+        except NbsightError as error:
+            raise bare(error) from None
+        return self._here(sys._getframe(1))
 
     @property
     def here(self) -> Here | None:
         """Where the run stands; None before its first stop and after its end."""
+        return self._here(sys._getframe(1))
+
+    def _here(self, frame: FrameType) -> Here | None:
         run = self._tracer.run
         if run is None or run.site is None:
             return None
-        site, root = run.site, self._tracer.root
-        view = site.view(self._tracer.driver)
-        path = run.name(site.module)
-        if isinstance(site.module, nn.Module):
-            envoy: Envoy = root._at(root._paths[id(site.module)])
-            view = envoy._show(site.kind, view if site.kind == "output" else view[0])
-            self._tracer.driver_shown(site, view)
-        return Here(path, site.kind, view)
+        return Here(self._tracer, (frame.f_code, frame.f_lasti))
 
     def finish(self) -> Any:
-        """Run to the end, return what the model returned, and close."""
-        self._use()
-        run = self._tracer.run
-        assert run is not None
+        """Run to the end and return what the model returned; on a finished run, return it again."""
+        __tracebackhide__ = True
+        tracer = self._tracer
         try:
-            return self._tracer.root._show("output", run.finish())
-        finally:
-            self.close()
+            if tracer.state != "finished":
+                tracer.use()
+                tracer.to_the_end()
+        except NbsightError as error:
+            raise bare(error) from None
+        return tracer.outcome
 
     def close(self) -> None:
         """Give the run up; the rest of the forward is not computed. Safe to call twice."""
-        _forget_run(self)
-        if threading.get_ident() == self._thread:
-            self._tracer._leave()
-        elif self._tracer.run is not None:
-            self._tracer.run.abandon()
+        tracer = self._tracer
+        if tracer.state != "open":
+            return
+        if threading.get_ident() == tracer.home.thread:
+            tracer._leave()
+        else:  # only its own thread can unwind it, and will when it starts a run or ends
+            tracer.state = "closed"
+            tracer.home.orphans.append(tracer)
+
+    # -- what is known of it -------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
         """Whether the forward can still go on."""
-        return not self._tracer.done and self._tracer.run is not None and not self._tracer.run.ended
+        return self._tracer.state == "open"
+
+    @property
+    def result(self) -> Any:
+        """What the model returned.
+
+        Raises:
+            OutOfOrderError: the run has not finished.
+        """
+        if self._tracer.state == "open":
+            raise OutOfOrderError("this run has not finished; `run.finish()` takes it to its end.")
+        if self._tracer.state != "finished":
+            self._tracer.check_open()
+        return self._tracer.outcome
+
+    @property
+    def tokens(self) -> list[str] | None:
+        """The prompt's tokens; None for several prompts or a model without a tokenizer."""
+        find = self._tracer.driver.tokens
+        return None if find is None else find()
+
+    @property
+    def edits(self) -> Changes:
+        """What has been changed in this run so far, by hand or by kept edits."""
+        return Changes(changes_of(self._tracer))
 
     # -- the forms of use ----------------------------------------------------------------------
 
@@ -154,79 +225,94 @@ class PausedRun:
         self.close()
 
     def __iter__(self) -> Iterator[Here]:
-        """Every block's output in turn: `for here in run: ...`; the run ends with the loop."""
+        """Every block's output from here on, and the model's: `for here in run: ...`.
+
+        `break` leaves the run open where it stands.
+        """
         while (here := self.step()) is not None:
             yield here
-        self.close()
 
     def __del__(self) -> None:
-        if not sys.is_finalizing() and self.is_open:
+        if not sys.is_finalizing():
             self.close()
 
     def __repr__(self) -> str:
-        if not self.is_open:
-            return "run: closed"
-        here = self.here
-        return "run: before its first stop" if here is None else f"run: at {here!r}"
+        return describe_run(self._tracer)
 
-    # -- inside --------------------------------------------------------------------------------
 
-    def _use(self) -> None:
-        if self._tracer.done:
-            raise OutOfOrderError("this run is closed; start another: `run = model.start(prompt)`.")
-        if threading.get_ident() != self._thread:
-            raise InputError("a run can only go on in the thread that started it; start it where it is used.")
-        _forget_run(self)
-        _held.append(weakref.ref(self, _forget))
+class Until:
+    """Go on to a place and return its value.
 
-    def _find(self, target: str) -> tuple[Envoy, str]:
-        path, _, what = target.replace("[", ".").replace("]", "").removeprefix("model.").rpartition(".")
-        if what not in ("output", "input", "inputs"):
-            raise InputError(
-                f"run.until takes a place with its value, such as "
-                f'"{target}.output"; `{what}` is none of output, input, inputs.'
+    Called with the place, written as in a trace, `run.until(model.transformer.h[3].output)`, or as a
+    path: `run.until("transformer.h.3.output")`. A module means its output. In a generation the next
+    time counts that the model comes there.
+
+    With `again=True` the run leaves the place first if it stands there, and a place that it has
+    passed may come again: for modules that one forward calls several times.
+    """
+
+    def __init__(self, run: PausedRun) -> None:
+        self._run = run
+        self._reads = run._tracer.reads
+
+    def __call__(self, place: Any, *, again: bool = False) -> Any:
+        __tracebackhide__ = True
+        tracer = self._run._tracer
+        frame = sys._getframe(1)
+        try:
+            if not isinstance(place, (str, Envoy, Operation)):
+                if tracer.reads == self._reads:
+                    raise InputError(_not_a_place(frame))
+                return place  # reading the place has already taken the run there
+            tracer.use()
+            tracer.home.ask(tracer, frame)
+            envoy, what = (place, "output") if not isinstance(place, str) else self._find(place)
+            if again:
+                self._leave_for(envoy, what, frame)
+            return tracer.read(envoy, what, frame)
+        except NbsightError as error:
+            raise bare(error) from None
+        finally:
+            tracer.home.asked = None
+
+    def _leave_for(self, envoy: Any, what: str, frame: FrameType) -> None:
+        tracer = self._run._tracer
+        tracer.go([(envoy._module, "output" if what == "output" else "input")])
+        if tracer.state == "finished":
+            place = f"{envoy._path}.{what}".lstrip(".")
+            raise OutOfOrderError(
+                f"the run ended before it came to `{place}` again.\n"
+                f"  {show_line((frame.f_code, frame.f_lasti))}\n`run.result` is what the model returned."
             )
-        return self._tracer.root.get(path) if path and path != "model" else self._tracer.root, what
+
+    def _find(self, text: str) -> tuple[Any, str]:
+        path = text.replace("[", ".").replace("]", "").removeprefix("model.")
+        above, _, what = path.rpartition(".")
+        if what not in ("output", "input", "inputs"):
+            above, what = path, "output"
+        found = self._run._tracer.root
+        for part in above.split(".") if above not in ("", "model") else ():
+            found = _below(found, part)
+        if not isinstance(found, (Envoy, Operation)):
+            raise PathError(
+                f'"{text}" is no place in the model; write a path such as "transformer.h.3.output".'
+            )
+        return found, what
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The entries of the outermost lists of modules; without lists, the children."""
-    found: list[nn.Module] = []
-
-    def look(parent: nn.Module) -> None:
-        for child in parent.children():
-            if isinstance(child, nn.ModuleList):
-                found.extend(child)
-            else:
-                look(child)
-
-    look(module)
-    return found or list(module.children())
+def _below(place: Any, part: str) -> Any:
+    if isinstance(place, Envoy):
+        if part in place._children_names():
+            return place._child(part)
+        if part.removeprefix("-").isdigit():
+            return place[int(part)]
+    return getattr(place, part) if isinstance(place, (Envoy, Source, Operation)) else None
 
 
-def _forget(reference: weakref.ref[PausedRun]) -> None:
-    if reference in _held:
-        _held.remove(reference)
-
-
-def _forget_run(run: PausedRun) -> None:
-    _held[:] = [reference for reference in _held if reference() not in (run, None)]
-
-
-def held_tracer(family: object) -> Any:
-    """The tracer of the open run of this model that was used last, in this thread."""
-    for reference in reversed(_held):
-        run = reference()
-        if run is None or not run.is_open or run._thread != threading.get_ident():
-            continue
-        if run._tracer.root._family is family:
-            return run._tracer
-    return None
-
-
-def any_held() -> bool:
-    """Whether a run is held open in this thread."""
-    return any(
-        run is not None and run._thread == threading.get_ident()
-        for run in (reference() for reference in _held)
+def _not_a_place(frame: FrameType) -> str:
+    return (
+        "run.until takes a place in this run's model, and what it was given was not read in this run.\n"
+        f"  {show_line((frame.f_code, frame.f_lasti))}\n"
+        "Write `run.until(model.transformer.h[3].output)` with the place itself between the brackets; in the "
+        'block of a trace, or with another model, write the path: `run.until("transformer.h.3.output")`.'
     )

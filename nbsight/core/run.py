@@ -12,7 +12,7 @@ place they asked for). README.md beside this file has the picture.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +20,17 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import nn
 
 from nbsight.core.batching import Rows
-from nbsight.core.gates import Gate, close_gates, open_gate
+from nbsight.core.gates import Gate, close_gates, open_gates
 from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.sites import Edit, Line, Site, describe, show_line
 from nbsight.core.torch_state import (
     SideState,
+    any_autocast,
+    dispatch_depth,
+    function_depth,
     get_default_dtype,
     is_grad_enabled,
+    is_inference_mode_enabled,
     is_more_than_grad,
     set_grad,
     snapshot,
@@ -76,6 +80,10 @@ class Participant:
     tokens: Callable[[], Any] | None = None
     #: The last place that was reached and the line that asked, for messages.
     last: Reached | None = None
+    #: The step of each module that code for earlier releases of nnsight moves on by itself (older.py).
+    turns: Any = None
+    #: Whether this is an edit that the model keeps, which every run of it plays.
+    is_kept = False
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows
@@ -104,6 +112,11 @@ class Participant:
             finally:
                 run.unwant((run.root, "pass"))
 
+    def wait_until(self, run: Run, ready: Callable[[], bool]) -> None:
+        """Return when `ready()` is true; the run goes on until then."""
+        while not ready():
+            run.advance()
+
     def wait_for_end(self, run: Run) -> None:
         """Return when the run has ended."""
         run.finish()
@@ -120,6 +133,44 @@ class Run:
         spares: Gates that earlier runs of the model used, to be hung up again.
     """
 
+    # What most runs never need has its default here: a run is made for every trace.
+
+    #: Turns an error of the model's into the one that the user sees.
+    explain: Callable[[Run, BaseException], BaseException] = staticmethod(lambda run, error: error)
+    #: The root envoy, for messages.
+    model: Any = None
+    #: The message of the model's own failure, if it failed.
+    failure: str | None = None
+    #: Whether the call returned (it did not fail and was not unwound).
+    finished = False
+    ended = False
+    #: The arguments with which the same forward can be run once more, if it can.
+    repeat: tuple[Any, Any, Any] | None = None
+    #: In a second forward: what had been reached before it, while it only repeats (rerun.py).
+    behind: Any = None
+    #: Where calls were replaced, and the counts of changes of what was put there.
+    skips: Sequence[tuple[Site, list[tuple[Any, Any]]]] = ()
+    #: Where the run stands.
+    site: Site | None = None
+    #: How many times the root was called.
+    passes = 0
+    must_finish = False
+    result: Any = None
+    error: BaseException | None = None
+    #: Runs whatever else wants to act where the model stands (the captured bodies).
+    serve: Callable[[], None] | None = None
+    #: Whether a loop over the calls of a module has counted them.
+    counts_calls = False
+    #: What is about to be called, while the run stands at an input.
+    callee: Any = None
+    _carrier: Carrier | None = None
+    _home: greenlet | None = None
+    # The model side's torch switches: grad mode and dtype, and all of them if that is not all.
+    _grad = False
+    _dtype: Any = None
+    _state: SideState | None = None
+    _began = False
+
     def __init__(
         self,
         call: Callable[[], Any],
@@ -134,24 +185,8 @@ class Run:
         self.grad = grad
         self.name = name
         self.spares = {} if spares is None else spares
-        #: Turns an error of the model's into the one that the user sees.
-        self.explain: Callable[[Run, BaseException], BaseException] = lambda run, error: error
-        #: The root envoy, for messages.
-        self.model: Any = None
-        #: The message of the model's own failure, if it failed.
-        self.failure: str | None = None
         #: Modules whose call was replaced, and the line that said so.
         self.skipped: dict[Any, Line | None] = {}
-        #: Whether the call returned (it did not fail and was not unwound).
-        self.finished = False
-        #: The arguments with which the same forward can be run once more, if it can.
-        self.repeat: tuple[Any, Any] | None = None
-        self.site: Site | None = None
-        self.passes = 0
-        self.ended = False
-        self.must_finish = False
-        self.result: Any = None
-        self.error: BaseException | None = None
         self.edits: list[Edit] = []
         self._wanted_inputs: dict[Any, int] = {}
         self._wanted_outputs: dict[Any, int] = {}
@@ -163,22 +198,13 @@ class Run:
             "pass": self._wanted_passes,
         }
         self.watchers: dict[str, dict[Any, list[Callable[[Site], None]]]] = {}
-        #: Runs whatever else wants to act where the model stands (the captured bodies).
-        self.serve: Callable[[], None] | None = None
         self._visits: dict[nn.Module, int] = {}
         self.gated: dict[nn.Module, Gate] = {}
+        #: The envoys whose gates were opened when they were asked for.
+        self.opened: list[Any] = []
         #: Whose operations can be stopped at: modules and operations, and the `Source` of each.
         self.rewrites: dict[Any, Any] = {}
-        #: What is about to be called, while the run stands at an input.
-        self.callee: Any = None
-        self._carrier: Carrier | None = None
-        self._home: greenlet | None = None
-        # The model side's torch switches: grad mode and dtype, and all of them if that is not all.
-        self._grad = False
-        self._dtype: Any = None
-        self._state: SideState | None = None
         self._guards: list[Any] = []
-        self._began = False
 
     # -- the model's side ----------------------------------------------------------------------
 
@@ -190,6 +216,19 @@ class Run:
                 self._home.switch()  # type: ignore[union-attr]
         visits = self._visits
         visit = visits[module] = visits.get(module, -1) + 1
+        if self._wanted_inputs or self.watchers or self.rewrites:
+            return self._pass_watched(module, forward, args, kwargs, visit)
+        value = forward(*args, **kwargs)
+        if module in self._wanted_outputs:
+            site = self.site = Site(module, "output", visit, value)
+            self._home.switch()  # type: ignore[union-attr]
+            return site.value
+        return value
+
+    def _pass_watched(
+        self, module: Any, forward: Callable[..., Any], args: Any, kwargs: Any, visit: int
+    ) -> Any:
+        """The same where more than outputs is wanted."""
         skipped = False
         if module in self._wanted_inputs or self.watchers:
             self.callee = forward
@@ -198,19 +237,18 @@ class Run:
             args, kwargs = site.value
         if skipped:
             value = site.skip
-        elif self.rewrites and module in self.rewrites:
+        elif module in self.rewrites:
             value = self.rewrites[module].stand_in(forward)(*args, **kwargs)
         else:
             value = forward(*args, **kwargs)
-        if self.watchers:
+        if module in self._wanted_outputs or self.watchers:
             return self._stop(Site(module, "output", visit, value)).value
-        if module in self._wanted_outputs:
-            site = self.site = Site(module, "output", visit, value)
-            self._home.switch()  # type: ignore[union-attr]
-            return site.value
         return value
 
     def _stop(self, site: Site) -> Site:
+        if self.watchers:
+            for watcher in self.watchers.get(f"early {site.kind}", {}).get(site.module, ()):
+                watcher(site)
         if site.module in self.wanted[site.kind]:
             self.site = site
             self._home.switch()  # type: ignore[union-attr]
@@ -233,21 +271,26 @@ class Run:
 
     # -- the users' side -----------------------------------------------------------------------
 
-    def open(self, modules: list[Any]) -> None:
+    def open(self, modules: Iterable[Any]) -> None:
         """Put gates on these modules for as long as the run lasts; let sources stand in."""
-        gates = self.gated
         if self.ended:
             return
+        plain = []
         for module in modules:
-            if module not in gates:
-                if isinstance(module, nn.Module):
-                    gates[module] = open_gate(module, self.spares)
-                else:  # a `Source`
-                    self.rewrites[module._module] = module
+            if isinstance(module, nn.Module):
+                plain.append(module)
+            else:  # a `Source`
+                self.rewrites[module._module] = module
+        open_gates(plain, self.spares, self.gated)
 
-    def watch(self, key: Key, watcher: Callable[[Site], None]) -> None:
-        """Call `watcher` with the site, after all edits, whenever the model passes `key`."""
-        self.watchers.setdefault(key[1], {}).setdefault(key[0], []).append(watcher)
+    def watch(self, key: Key, watcher: Callable[[Site], None], *, early: bool = False) -> None:
+        """Call `watcher` with the site, after all edits, whenever the model passes `key`.
+
+        Args:
+            early: Before any edit instead.
+        """
+        kind = f"early {key[1]}" if early else key[1]
+        self.watchers.setdefault(kind, {}).setdefault(key[0], []).append(watcher)
 
     def want(self, key: Key) -> None:
         """Let the model stop at `key`."""
@@ -301,15 +344,21 @@ class Run:
         """
         carrier = self._carrier
         grad, dtype = is_grad_enabled(), get_default_dtype()
-        if carrier is None or self._state is not None or dtype is not self._dtype or is_more_than_grad():
+        if (
+            carrier is None
+            or self._state is not None
+            or dtype is not self._dtype
+            or is_inference_mode_enabled()
+            or any_autocast()
+            or function_depth()
+            or dispatch_depth()
+        ):
             return False
         site = self.site
         if site is not None:
             self.site = None
-            for tensor, version in site.versions:
-                if tensor._version != version:
-                    self._note_touch(site)
-                    break
+            if site.value._version != site.version if site.version is not None else site.is_touched:
+                self._note_touch(site)
         wanted = self.wanted[kind]
         wanted[module] = 1
         if grad is not self._grad:
@@ -318,7 +367,13 @@ class Run:
             carrier.switch()
         finally:
             self._grad, self._dtype = is_grad_enabled(), get_default_dtype()
-            if self._dtype is dtype and not is_more_than_grad():
+            if not (
+                self._dtype is not dtype
+                or is_inference_mode_enabled()
+                or any_autocast()
+                or function_depth()
+                or dispatch_depth()
+            ):
                 if self._grad is not grad:
                     set_grad(grad)
             else:
@@ -340,11 +395,8 @@ class Run:
                 self.site = None
                 if self.serve is not None and site.must_settle:
                     self._settle(site)
-                else:
-                    for tensor, version in site.versions:
-                        if tensor._version != version:
-                            self._note_touch(site)
-                            break
+                elif site.is_touched:
+                    self._note_touch(site)
             self._switch(None)
             if self.error is not None:
                 self._fail()
@@ -364,6 +416,8 @@ class Run:
             del error, explained  # they hold this frame through their tracebacks
 
     def _settle(self, site: Site) -> None:
+        if site.is_touched:
+            self._note_touch(site)
         try:
             site.settle()
         except EditError as error:
@@ -374,9 +428,13 @@ class Run:
         lines = [edit.line for edit in self.edits if edit.site is site]
         return "".join(f"\n  {show_line(line)}" for line in dict.fromkeys(lines))
 
+    def conclude(self) -> None:
+        """The bodies are done; only a second forward has something left to do (rerun.py)."""
+
     def _note_touch(self, site: Site) -> None:
         what = describe(site.value if site.kind == "output" else site.value[0])
         self.note_edit(site, what, "changed in place")
+        site.recount()
 
     def note_edit(self, site: Site, before: str, after: str) -> None:
         """Remember an edit, for the message if the model fails later."""
@@ -450,17 +508,27 @@ class Run:
             # What a run needs no more would keep inputs and blocks alive through it.
             self.serve = None
             self.call = _nothing
-            self.edits = [replace(edit, site=None) for edit in self.edits]
             self.callee = None
+            if self.watchers:
+                self.watchers = {}
+            if self.repeat is None and self.edits:
+                # Otherwise a second forward may have to put the same values back (rerun.py).
+                self.edits = [replace(edit, site=None) for edit in self.edits]
+            if self.repeat is None and self.skips:
+                self.skips = ()
+
+    @property
+    def model_state(self) -> SideState:
+        """Torch's switches on the model's side, as they were when it was left."""
+        return self._state or (self._grad, False, self._dtype, None, (), ())
 
     @property
     def began(self) -> bool:
         """Whether the model has started to run."""
         return self._began
 
-    def abandon(self) -> None:
-        """Give the run up from another thread: take the gates off; its greenlet dies with it."""
-        self.ended = True
+    def park(self) -> None:
+        """Take the gates off for as long as nobody drives the call; `open` hangs them up again."""
         gates, self.gated = self.gated, {}
         close_gates(gates.values())
 

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from nbsight.core.context import current_tracer, running
-from nbsight.core.paused import any_held
+from nbsight.core.context import _stack, current_tracer, running
+from nbsight.core.held import any_held
 from nbsight.core.run import place_of
 from nbsight.core.sites import Line, locate
 from nbsight.errors import NbsightWarning, OutsideTraceError
@@ -80,12 +80,22 @@ def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
         OutsideTraceError: no trace is running.
     """
     frame = sys._getframe(1)
-    tracer = current_tracer()
-    if tracer is None:
-        if hasattr(object, "save"):
-            return object.save(tensor)
-        return _mark(None, tensor, frame)
-    tracer.note_saved(tensor, _record(tensor, frame))
+    stack = _stack.get()
+    tracer = None if stack is None else stack[0]
+    if tracer is None or tracer.done:
+        tracer = current_tracer()
+        if tracer is None:
+            if hasattr(object, "save"):
+                return object.save(tensor)
+            return _mark(None, tensor, frame)
+    # What `_record` does, written out: this is the way of nearly everything that is saved.
+    record = Saved(tensor, _drop)
+    record.key = key = id(tensor)
+    record.line = (frame.f_code, frame.f_lasti)
+    plain = tensor if type(tensor) is torch.Tensor else getattr(tensor, "_plain", tensor)
+    record.version = None if plain.is_inference() else plain._version
+    _saved[key] = record
+    tracer.note_saved(tensor, record)
     return tensor
 
 
@@ -142,7 +152,10 @@ def plain_of(value: torch.Tensor) -> torch.Tensor:
 def warn_of_changes(saved: list[tuple[Any, Saved | None]]) -> None:
     """Say it when a saved tensor was changed in place between its `save()` and now."""
     for value, record in saved:
-        if record is None or record.version is None or plain_of(value)._version == record.version:
+        if record is None or record.version is None:
+            continue
+        plain = value if type(value) is torch.Tensor else plain_of(value)
+        if plain._version == record.version:
             continue
         filename, number = locate(record.line)
         warnings.warn_explicit(

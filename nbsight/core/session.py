@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbsight.core import context
 from nbsight.core.backend import in_job
 from nbsight.core.captured import Captured
+from nbsight.core.displays import name_of
 
 if TYPE_CHECKING:
     from nbsight.core.model import Model
@@ -55,6 +56,11 @@ class Session:
             return False
         self._captured.send(self.remote, self.model, "session", "", (), self.options, self)
         return True
+
+    def __repr__(self) -> str:
+        where = f", to travel to remote={self.remote!r}" if self.remote else ""
+        state = "over" if self.done else f"{len(self.saved)} saved so far"
+        return f"session of {name_of(self.model)}: {state}{where}"
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this session."""

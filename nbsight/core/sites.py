@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import linecache
-from dataclasses import dataclass
-from types import CodeType
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from types import CodeType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,13 +16,24 @@ from nbsight.core.batching import map_tensors, splice
 if TYPE_CHECKING:
     from nbsight.core.run import Participant
 
-__all__ = ["Edit", "Line", "Site", "describe", "locate", "show_line", "show_text"]
+__all__ = [
+    "UNSEEN",
+    "Edit",
+    "Line",
+    "Site",
+    "describe",
+    "locate",
+    "show_line",
+    "show_text",
+    "versions_of",
+]
 
 #: A place in the user's code: a code object and an offset in it. Finding the line number takes
 #: a walk over the code's line table, so it is left to whoever needs it (see `locate`).
 Line = tuple[CodeType, int]
 
-_NOTHING: Any = object()
+#: In the place of a value that nobody has looked at.
+UNSEEN: Any = object()
 
 
 def locate(line: Line) -> tuple[str, int]:
@@ -75,66 +87,124 @@ class Site:
 
     `value` is what the model goes on with. Participants are shown their rows of it; what they
     assign is kept apart and put together when the run leaves the site.
+
+    A run makes one for every stop, so what few stops need has its default on the class.
     """
 
-    __slots__ = (
-        "assigned", "handed", "kind", "line", "module", "shown", "skip", "value", "versions", "views",
-        "visit",
-    )  # fmt: skip
+    #: What the call is to be replaced by.
+    skip: Any = UNSEEN
+    #: The line that asked last.
+    line: Line | None = None
+    #: The value as those see it who see all of it, and the form in which it is shown to them.
+    whole: Any = UNSEEN
+    whole_shown: Any = UNSEEN
+    #: The same for participants with rows of their own.
+    views: dict[Participant, Any] = MappingProxyType({})  # type: ignore[assignment]
+    shown: dict[Participant, Any] = MappingProxyType({})  # type: ignore[assignment]
+    assigned: dict[Participant, Any] | None = None
+    handed: dict[Participant, Any] | None = None
+    #: Whether another value was put in the place of the one that came, and whether that is not all.
+    is_replaced: bool = False
+    is_mixed: bool = False
+    #: What a container holds, and counts of its changes, when the model came here.
+    versions: Sequence[tuple[Any, Any]] = ()
 
     def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
         self.module = module
         self.kind = kind
         self.visit = visit
         self.value = value
-        self.skip: Any = _NOTHING
-        self.line: Line | None = None
-        self.views: dict[Participant, Any] = {}
-        self.shown: dict[Participant, Any] = {}
-        self.assigned: dict[Participant, Any] | None = None
-        self.handed: dict[Participant, Any] | None = None
-        if type(value) is torch.Tensor and not value.is_inference():
-            self.versions = [(value, value._version)]
+        #: A plain tensor's count of changes; None for others, and after an assignment.
+        self.version: int | None = None
+        if type(value) is torch.Tensor:
+            if not value.is_inference():  # those do not count their changes
+                self.version = value._version
         else:
             self.versions = []
             map_tensors(value, self._remember)
 
     def _remember(self, tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_inference():  # those do not count their versions
-            self.versions.append((tensor, tensor._version))
+        if not tensor.is_inference():
+            self.versions.append((tensor, tensor._version))  # type: ignore[attr-defined]
         return tensor
 
     @property
     def is_skipped(self) -> bool:
         """Whether the module's call is to be replaced by `skip`."""
-        return self.skip is not _NOTHING
+        return self.skip is not UNSEEN
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether a tensor was changed in place since the model came here."""
+        if self.version is not None:
+            return self.value._version != self.version
+        return any(tensor._version != version for tensor, version in self.versions) or self._is_refilled
+
+    @property
+    def _is_refilled(self) -> bool:
+        """Whether other items were put into the copy of a container that a participant holds."""
+        handed = self.handed
+        return handed is not None and any(_differs(before, self.views[who]) for who, before in handed.items())
+
+    def recount(self) -> None:
+        """Take the value as it is now for untouched."""
+        if self.is_touched and (self.is_replaced or self._holds_other_items):
+            self.is_mixed = True
+        self.version, self.versions = None, versions_of(self.value)
+
+    @property
+    def _holds_other_items(self) -> bool:
+        return any(type(thing) is _Contents and thing._version != count for thing, count in self.versions)
+
+    def count_contents(self) -> None:
+        """Let a change of what the value's containers hold count as a touch."""
+        if type(self.value) is not torch.Tensor:
+            self.versions = [*self.versions, *_contents(self.value)]
 
     def view(self, participant: Participant) -> Any:
         """This participant's rows of the value; the same object each time it asks."""
+        rows = participant.rows
+        if rows is None or rows.is_whole:
+            if self.whole is UNSEEN:
+                if self.assigned:
+                    self.settle()
+                else:
+                    self._make_editable()
+                self.whole = self.value
+            return self.whole
         views = self.views
         if participant in views:
             return views[participant]
-        rows = participant.rows
-        value = self.value
-        plain = rows is None and type(value) is torch.Tensor
-        if plain and not value._is_view() and not value.is_inference():
-            views[participant] = value
-            return value
         if not self.assigned:
             self._make_editable()
-        if rows is None or rows.is_whole:
-            if self.assigned:
-                self.settle()
-            view = self.value
-        else:
-            view = rows.narrow(self.value)
-            if view is not self.value and not isinstance(view, (torch.Tensor, tuple)):
-                # A copy of a container: what is put into it must find its way back.
-                if self.handed is None:
-                    self.handed = {}
-                self.handed[participant] = copy.copy(view)
+        view = rows.narrow(self.value)
+        if view is not self.value and not isinstance(view, (torch.Tensor, tuple)):
+            # A copy of a container: what is put into it must find its way back.
+            if self.handed is None:
+                self.handed = {}
+            self.handed[participant] = copy.copy(view)
+        if not views:
+            views = self.views = {}
         views[participant] = view
         return view
+
+    def shown_to(self, participant: Participant, otherwise: Any = None) -> Any:
+        """What this participant was shown, if it has looked."""
+        rows = participant.rows
+        if rows is None or rows.is_whole:
+            return otherwise if self.whole_shown is UNSEEN else self.whole_shown
+        return self.shown.get(participant, otherwise)
+
+    def show(self, participant: Participant, shown: Any) -> Any:
+        """Remember the form in which the value was shown, and return it."""
+        rows = participant.rows
+        if rows is None or rows.is_whole:
+            self.whole_shown = shown
+        else:
+            if not self.shown:
+                self.shown = {}
+            self.shown[participant] = shown
+        return shown
 
     def _make_editable(self) -> None:
         """Let the block edit the value in place, whatever mode the model made it in."""
@@ -144,22 +214,28 @@ class Site:
                 self.value = _editable(value)
         else:
             self.value = map_tensors(value, _editable)
+            if self.kind == "output":  # of an input, as a rule only one tensor is shown
+                self.count_contents()
 
     def assign(self, participant: Participant, value: Any, shown: Any) -> None:
         """Let the model go on with `value` in this participant's rows."""
         if participant.rows is None or participant.rows.is_whole:
             # Later readers of this site see it at once; earlier rows are overruled.
-            self.value = value
-            self.assigned = None
-            self.views = {participant: value}
-            self.shown = {participant: shown}
-            self.versions = []
+            self.is_mixed = self.is_mixed or self.is_touched
+            self.is_replaced = True
+            self.value = self.whole = value
+            self.whole_shown = shown
+            self.assigned = self.handed = None
+            self.views, self.shown = {}, {}
+            self.version, self.versions = None, versions_of(value)
         else:
+            self.view(participant)
             self.views[participant] = value
-            self.shown[participant] = shown
+            self.show(participant, shown)
             if self.assigned is None:
                 self.assigned = {}
             self.assigned[participant] = value
+            self.whole = self.whole_shown = UNSEEN
 
     def settle(self) -> None:
         """Put the participants' values together; the run is about to go on."""
@@ -174,21 +250,73 @@ class Site:
         self.assigned = self.handed = None
         pairs = [(p.rows, value) for p, value in parts.items() if p.rows is not None]
         if pairs:
+            self.is_mixed = self.is_mixed or self.is_touched
+            self.is_replaced = True
             self.value = splice(self.value, pairs)
+            self.version, self.versions = None, versions_of(self.value)
 
     @property
     def must_settle(self) -> bool:
         """Whether anybody's rows have to be put back."""
         if self.assigned or self.handed:
             return True
-        if not self.views or all(p.rows is None or p.rows.is_whole for p in self.views):
-            return False
-        return self._records_rows
+        return bool(self.views) and self._records_rows
 
     @property
     def _records_rows(self) -> bool:
         """Whether a backward pass may come by here (`requires_grad_()` on rows is enough)."""
         return _records(self.value) or any(map(_records, self.views.values()))
+
+
+def versions_of(value: Any) -> list[tuple[Any, Any]]:
+    """The tensors and containers of a value, with what tells that they were changed in place."""
+    if type(value) is torch.Tensor:
+        return [] if value.is_inference() else [(value, value._version)]
+    found: list[tuple[Any, Any]] = []
+
+    def add(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_inference():
+            found.append((tensor, tensor._version))
+        return tensor
+
+    map_tensors(value, add)
+    return found + _contents(value)
+
+
+class _Contents:
+    """A container that counts its changes, as a tensor does: what is put into it is an edit too."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+        #: Held, so that no new item can have the identity of one that was there.
+        self.items = _items(container)
+
+    @property
+    def _version(self) -> list[int]:
+        return [id(item) for item in _items(self.container)]
+
+
+def _items(container: Any) -> list[Any]:
+    if isinstance(container, dict):
+        return [*container.keys(), *container.values()]
+    return list(container) if isinstance(container, list) else list(vars(container).values())
+
+
+def _contents(value: Any) -> list[tuple[Any, Any]]:
+    """The containers in a value to which something can be assigned."""
+    found: list[tuple[Any, Any]] = []
+    if isinstance(value, tuple):
+        items: Sequence[Any] = value
+    elif isinstance(value, (dict, list)) or (is_dataclass(value) and not isinstance(value, type)):
+        holder = _Contents(value)
+        found.append((holder, holder._version))
+        items = holder.items
+    else:
+        return found
+    for item in items:
+        if type(item) is not torch.Tensor and item is not None:
+            found += _contents(item)
+    return found
 
 
 def _editable(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,13 +22,14 @@ from torch import nn
 
 from nbsight.core.context import tracer_of
 from nbsight.core.greenlets import Carrier
+from nbsight.core.held import held_tracer
 from nbsight.core.source_peel import Peeled, peel
 from nbsight.core.source_resolve import resolve
 from nbsight.core.source_rewrite import Listing, Named, listing_of
 from nbsight.core.source_text import around, listed
 from nbsight.errors import OutsideTraceError, PathError, SourceNotAvailable
 
-__all__ = ["Operation", "Source", "source_of"]
+__all__ = ["Operation", "Source", "as_code", "source_of"]
 
 
 def source_of(envoy: Any, frame: FrameType) -> Source:
@@ -122,7 +123,7 @@ class Source:
         if not name.startswith("_"):
             if name not in self._by_name:
                 raise PathError(self._unknown(name))
-            place = _as_code(f"{self._path}.{name}")
+            place = as_code(f"{self._path}.{name}")
             raise PathError(f"an operation cannot be set; its value can: `{place}.output = ...`.")
         object.__setattr__(self, name, value)
 
@@ -131,7 +132,7 @@ class Source:
 
     @property
     def _code(self) -> str:
-        return _as_code(self._path)
+        return as_code(self._path)
 
     def _unknown(self, name: str) -> str:
         text = f"`{self._path}` has no operation `{name}`"
@@ -173,7 +174,7 @@ class Source:
         return title + "\n" + listed(self._listing)
 
 
-def _as_code(path: str) -> str:
+def as_code(path: str) -> str:
     """A path as it is written in a program: `model.h[0].attn`."""
     return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", f"model.{path}")
 
@@ -215,6 +216,8 @@ def _doors(source: Source) -> tuple[Callable[..., Any], Callable[[int, Any], Any
 
 class Operation:
     """One operation of a function: a call, or an assignment."""
+
+    _is_module = False
 
     def __init__(self, source: Source, named: Named) -> None:
         self._view = source
@@ -283,11 +286,13 @@ class Operation:
         """
         frame = _getframe(1)
         tracer = tracer_of(self._root, frame)
-        run = getattr(tracer, "run", None)
+        # A held run opens it when it goes there.
+        held = held_tracer(self._root._family, frame) if tracer is None else None
+        run = getattr(tracer or held, "run", None)
         if run is not None and self in run.rewrites:
             return run.rewrites[self]
         try:
-            called = self._called(tracer, run, frame)
+            called = self._called(tracer or held, run, frame)
             if isinstance(called, nn.Module):
                 place = self._root._path_of(called)
                 raise SourceNotAvailable(
@@ -297,8 +302,8 @@ class Operation:
             source = self._drill(peel(called))
         except SourceNotAvailable as error:
             raise SourceNotAvailable(f"`{self._path}.source` is not available: {error}") from None
-        if run is not None:
-            run.open(source._gates())
+        if run is not None and held is None:
+            tracer.run.open(source._gates())  # perhaps another run by now, if this one had passed it
         return source
 
     def _drill(self, peeled: Peeled) -> Source:
@@ -326,10 +331,10 @@ class Operation:
                 f"`with model.trace(prompt): print({self._code}.source)`."
             )
         tracer._reach(self, "input", frame)
-        return run.callee
+        return tracer.run.callee
 
     def _tracer(self, what: str, frame: FrameType) -> Any:
-        tracer = tracer_of(self._root, frame)
+        tracer = tracer_of(self._root, frame) or held_tracer(self._root._family, frame)
         if tracer is None:
             raise OutsideTraceError(
                 f"`{self._path}.{what}` was asked for where no model is running. Values exist "
@@ -381,7 +386,7 @@ class Operation:
 
     @property
     def _code(self) -> str:
-        return _as_code(self._path)
+        return as_code(self._path)
 
     # -- display -------------------------------------------------------------------------------
 

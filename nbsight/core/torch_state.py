@@ -20,8 +20,12 @@ from torch.utils import _python_dispatch
 
 __all__ = [
     "SideState",
+    "any_autocast",
+    "dispatch_depth",
+    "function_depth",
     "get_default_dtype",
     "is_grad_enabled",
+    "is_inference_mode_enabled",
     "is_more_than_grad",
     "set_grad",
     "snapshot",
@@ -32,16 +36,16 @@ __all__ = [
 SideState = tuple[bool, bool, torch.dtype, Any, tuple[Any, ...], tuple[Any, ...]]
 
 set_grad = torch._C._set_grad_enabled
-_any_autocast = torch._C._is_any_autocast_enabled
-_function_depth = torch._C._len_torch_function_stack
-_dispatch_depth = torch._C._len_torch_dispatch_stack
+any_autocast = torch._C._is_any_autocast_enabled
+function_depth = torch._C._len_torch_function_stack
+dispatch_depth = torch._C._len_torch_dispatch_stack
 
 
 def is_more_than_grad(
     inference: Any = is_inference_mode_enabled,
-    autocast: Any = _any_autocast,
-    functions: Any = _function_depth,
-    dispatches: Any = _dispatch_depth,
+    autocast: Any = any_autocast,
+    functions: Any = function_depth,
+    dispatches: Any = dispatch_depth,
 ) -> bool:
     """A quick look: whether inference mode, autocast or a mode stack is set beside grad mode."""
     return inference() or autocast() or functions() != 0 or dispatches() != 0
@@ -53,9 +57,9 @@ def snapshot() -> SideState:
         is_grad_enabled(),
         is_inference_mode_enabled(),
         get_default_dtype(),
-        _autocast() if _any_autocast() else None,
-        tuple(_get_current_function_mode_stack()) if _function_depth() else (),
-        tuple(_python_dispatch._get_current_dispatch_mode_stack()) if _dispatch_depth() else (),
+        _autocast() if any_autocast() else None,
+        tuple(_get_current_function_mode_stack()) if function_depth() else (),
+        tuple(_python_dispatch._get_current_dispatch_mode_stack()) if dispatch_depth() else (),
     )
 
 
@@ -85,12 +89,12 @@ def switch_to(target: SideState, now: SideState, guards: list[Any]) -> None:
     if target[3] != now[3]:
         _set_autocast(target[3])
     if target[4] != now[4]:
-        for _ in range(_function_depth()):
+        for _ in range(function_depth()):
             _pop_mode()
         for mode in target[4]:
             _push_mode(mode)
     if target[5] != now[5]:
-        for _ in range(_dispatch_depth()):
+        for _ in range(dispatch_depth()):
             _python_dispatch._pop_mode()
         for mode in target[5]:
             _python_dispatch._push_mode(mode)

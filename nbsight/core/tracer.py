@@ -8,11 +8,11 @@ With `remote=`, the block is captured and runs elsewhere.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from greenlet import getcurrent
 
 from nbsight.core import context, explain, worker_reads
@@ -20,15 +20,24 @@ from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
+from nbsight.core.displays import tracer_text
 from nbsight.core.edits import replay
-from nbsight.core.gradients import Handed, speaks_of_gradients
+from nbsight.core.extra import Extra, say
+from nbsight.core.finite import watch_finite
+from nbsight.core.gates import open_gates
+from nbsight.core.generation import Generation, generation_of
+from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
+from nbsight.core.loops import Loop, Loops, go_on
+from nbsight.core.mentions import GRADIENTS, topics
+from nbsight.core.repeatable import remember
+from nbsight.core.rerun import Rerun, go_back
 from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.scan import fake_call
-from nbsight.core.sites import Line, Site, describe
-from nbsight.core.steps import Steps
+from nbsight.core.sites import UNSEEN, Line, Site, describe, versions_of
+from nbsight.core.steps import Step, StepList
 from nbsight.core.workers import Crew
 from nbsight.errors import EditError, InputError, OutsideTraceError
 
@@ -39,6 +48,10 @@ __all__ = ["Tracer"]
 
 #: Accepted wherever nnsight code gives them; they mean something to a remote backend only.
 _REMOTE_OPTIONS = ("blocking", "verbose", "job_id", "backend")
+
+
+#: How many statements' habits a model keeps.
+_HABITS = 256
 
 
 class _EndBlock(BaseException):
@@ -53,44 +66,75 @@ class Tracer:
 
     Attributes:
         iter: The steps of a generation: `for step in tracer.iter[:]`.
+        steps: The steps that it has made.
     """
 
+    # What most traces never need has its default here.
+
+    grad_asked: bool | None = None
+    finish_asked = False
+    remote: Any = None
+    scan = False
+    run: Run | None = None
+    #: The worker whose block failed, while that is being explained.
+    failed: Any = None
+    failed_at: Any = None
+    #: The frame that holds the block, while the block runs.
+    frame: FrameType | None = None
+    done = False
+    #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
+    lent = False
+    #: Whether code that the block did not call may read from it.
+    answers_anywhere = False
+    #: What the code around the block speaks of; None when its values may be used anywhere.
+    spoken: int | None = None
+    #: Whether the model was told to leave out what that code does not speak of.
+    is_light = False
+    #: What the block has read and written, while the trace records gradients.
+    handed: Handed | None = None
+    #: What is known of the tokens, where the traced method is not `forward`.
+    generation: Generation | None = None
+    #: Whether a read of what the model has passed is an error; None leaves it to the model.
+    strict_order: bool | None = None
+    #: What was read out of order, in one more forward.
+    extra: Sequence[Extra] = ()
+    #: Whether values are watched for NaN and Inf, and the rows of each invoke then.
+    check_finite = False
+    checked: Any = None
+    #: Whether a cache holds what the run has come by.
+    has_caches = False
+    _crew: Crew | None = None
+    _captured: Captured | None = None
+    _fills_cache = False
+    _has_result = False
+    #: The `with` statement, as a code object and an offset in it.
+    _habit: Line | None = None
+
     def __init__(self, model: Model, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kwargs = dict(kwargs)
         self.root = model
         self.method = method
-        self.grad: bool | None = kwargs.pop("grad", None)
-        self.grad_asked = self.grad
-        self.finish_asked: bool = bool(kwargs.pop("finish", False))
-        self.remote = kwargs.pop("remote", None)
-        for option in _REMOTE_OPTIONS:
+        self.grad: bool | None = None
+        if kwargs:
+            kwargs = dict(kwargs)
+            self.grad = self.grad_asked = kwargs.pop("grad", None)
+            self.finish_asked = bool(kwargs.pop("finish", False))
+            self.remote = kwargs.pop("remote", None)
+            self.scan = bool(kwargs.pop("_scan", False))
+            self.strict_order = kwargs.pop("strict_order", None)
+            self.check_finite = bool(kwargs.pop("check_finite", False))
             if not self.remote:
-                kwargs.pop(option, None)
-        self.scan: bool = bool(kwargs.pop("_scan", False))
-        self._crew: Crew | None = None
+                for option in _REMOTE_OPTIONS:
+                    kwargs.pop(option, None)
         self.args = args
         self.kwargs = kwargs
         self.driver = Participant()
-        # Outside a loop over steps, a generation's places are those of its first pass.
-        self.driver.step = 0 if method == "generate" else None
-        self.run: Run | None = None
+        if method == "generate":
+            # Outside a loop over steps, a generation's places are those of its first pass.
+            self.driver.step = 0
+        if method != "forward":
+            self.generation = generation_of(model, method, kwargs, bool(self.remote) and not in_job())
         self.invokes: list[Invoker] = []
-        #: The worker whose block failed, while that is being explained.
-        self.failed: Any = None
-        self.failed_at: Any = None
-        self._fills_cache = False
-        self._has_result = False
         self.saved: list[tuple[Any, Saved | None]] = []
-        #: The frame that holds the block, while the block runs.
-        self.frame: FrameType | None = None
-        self.done = False
-        #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
-        self.lent = False
-        #: Whether code that the block did not call may read from it.
-        self.answers_anywhere = False
-        self._captured: Captured | None = None
-        #: What the block has read and written, while the trace records gradients.
-        self.handed: Handed | None = None
 
     # -- the with statement --------------------------------------------------------------------
 
@@ -103,13 +147,16 @@ class Tracer:
         self.done, self.run, self.invokes = False, None, []
         back = frame.f_back
         self.lent = back is not None and back.f_globals.get("__name__") == "contextlib"
+        self.spoken = topics(frame.f_code, frame.f_globals)
         if self.grad is None:
-            self.grad = speaks_of_gradients(frame.f_code, frame.f_globals)
+            self.grad = bool(self.spoken & GRADIENTS)
         if self.root._has_input(self.args, self.kwargs):
             prepared = self.root._prepare(self.args, self.kwargs)
             self.run = self.start([prepared], {})[0]
             self.driver.tokens = partial(self.root._tokens_of, prepared)
         self.frame = frame
+        if self.run is not None:
+            self._open_usual(frame)
         self.answers_anywhere = context.answers_anywhere(self)
         context.enter(self)
         if self.grad:
@@ -122,13 +169,29 @@ class Tracer:
             raise
         return self
 
-    def hold(self) -> None:
-        """Prepare a run that no block drives; it is stepped by hand."""
-        if not self.root._has_input(self.args, self.kwargs):
-            raise InputError("`model.start(...)` needs an input: `run = model.start(prompt)`.")
-        self.grad = bool(self.grad)
-        self.run = self.start([self.root._prepare(self.args, self.kwargs)], {})[0]
-        self.begin_edits()
+    def _open_usual(self, frame: FrameType) -> None:
+        """Hang up all gates at once that the same statement needed when it ran last.
+
+        That is a third of what it costs to do so one by one, between two layers, where nothing is
+        in the processor's caches. A gate too many is passed through; what is missing comes later.
+        """
+        run = self.run
+        assert run is not None
+        self._habit = habit = (frame.f_code, frame.f_lasti)
+        known = self.root._habits.get((id(habit[0]), habit[1]))
+        if known is not None and known[0] is habit[0]:
+            open_gates([m for envoy in known[1] for m in envoy._gates()], run.spares, run.gated)
+
+    def _note_usual(self) -> None:
+        """Remember the places that had to be opened one by one, for the next time."""
+        run = self.run
+        # Loops count a module's calls from where it is first asked for: those have no habits.
+        if run is not None and run.opened and self._habit is not None and not run.counts_calls:
+            code, offset = self._habit
+            habits = self.root._habits
+            if len(habits) >= _HABITS:
+                habits.clear()
+            habits[id(code), offset] = (code, run.opened)
 
     def begin_edits(self) -> None:
         """Let the model's kept edits take their places in a run that the block drives."""
@@ -147,7 +210,7 @@ class Tracer:
                 "trace",
                 self.method,
                 self.args,
-                self.kwargs,
+                {**self.kwargs, **self._own_options()},
                 self,
                 grad=self.grad,
                 finish=self.finish_asked,
@@ -156,23 +219,39 @@ class Tracer:
         __tracebackhide__ = True  # IPython leaves this frame out
         stopped = isinstance(error, _EndBlock) and error.tracer is self
         failure: BaseException | None = None if stopped else error
+        better: BaseException | None = None
         try:
             if error is None:
                 try:
                     self._complete()
+                except _EndBlock as end:  # a callback of the generation asked to stop
+                    if end.tracer is not self:
+                        raise
                 except Exception as problem:
                     failure = problem
             if failure is not None:
                 better = explain.leave_block(self, failure)
                 if better is not error:
-                    raise better from None
+                    raise better from better.__cause__
                 return False
             warn_of_changes(self.saved)
+            if self.extra:
+                say(self.extra)
             return True
         finally:
             self._leave()
             # The frame would keep the error, the error's traceback the frame.
-            del failure, error
+            del failure, error, better
+
+    def _own_options(self) -> dict[str, Any]:
+        """The options that a job has to hand to its own tracer, where they are not the default."""
+        options = {"strict_order": self.is_strict, "check_finite": self.check_finite}
+        return {name: value for name, value in options.items() if value}
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a read of what the model has passed is an error at once."""
+        return self.root.strict_order if self.strict_order is None else bool(self.strict_order)
 
     def _leave(self) -> None:
         """Unwind the run and let go of everything, however the block was left."""
@@ -181,8 +260,9 @@ class Tracer:
                 self._crew.close()
                 self._crew = None
             if self.run is not None:
+                self._note_usual()
+                self.run.repeat = None  # first: with it, closing keeps what was written
                 self.run.close()
-                self.run.repeat = None
                 if not self._has_result:
                     self.run.result = None
         finally:
@@ -195,9 +275,13 @@ class Tracer:
             context.leave(self)
             self.frame = None
             self.invokes = []
+            if self.extra:
+                self.extra = ()
             if not in_job():  # a job's results are picked from what it saved
                 self.saved = []
             self.failed = self.failed_at = None
+            if self.generation is not None:
+                self.generation.close()
 
     def _complete(self) -> None:
         if self.run is None:
@@ -205,7 +289,10 @@ class Tracer:
                 run_invokes(self)
         elif self.must_finish:
             self.run.finish()
-        if self.run is not None and self.run.finished:
+        run = self.run
+        if run is not None and run.behind is not None:
+            run.conclude()
+        if run is not None and run.finished:
             self._has_result = self.method != "forward" or self.finish_asked
 
     @property
@@ -230,9 +317,15 @@ class Tracer:
             root._load()
         args, kwargs, rows = root._join(prepared, self.method, options)
         self._fills_cache = kwargs.get("past_key_values") is not None
+        if self.spoken is not None and self.method == "forward" and not in_job():
+            self.is_light = root._lighten(kwargs, self.spoken)
         module = root._module
         method = module if self.method == "forward" else getattr(module, self.method)
-        run = Run(
+        make_run: Callable[..., Run] = Run
+        if self.generation is not None:
+            generation = self.generation = self.generation.fresh()
+            rows, make_run = generation.begin(self, kwargs, rows), generation.make_run
+        run = make_run(
             fake_call(module, args, kwargs) if self.scan else lambda: method(*args, **kwargs),
             root._stepping(self.method),
             grad=bool(self.grad),
@@ -242,8 +335,11 @@ class Tracer:
         run.explain = explain.model_failed
         run.model = root
         if self.method == "forward" and not self._fills_cache:
-            run.repeat = (args, kwargs)
-        run.open([module, run.root])
+            run.repeat = remember(args, kwargs)
+        run.open([module] if run.root is module else [module, run.root])
+        if self.check_finite and not self.scan:
+            self.checked = rows
+            watch_finite(self, run, rows)
         return run, rows
 
     def run_through(self) -> Any:
@@ -254,11 +350,20 @@ class Tracer:
         context.enter(self)
         try:
             self.begin_edits()
-            return self.root._show("output", self.run.finish())
+            result = self.run.finish()
+            return self.root._show("output", result) if self.method == "forward" else result
+        except Exception as error:
+            better = explain.leave_block(self, error)
+            if better is error:
+                raise
+            raise better from None
         finally:
             self._leave()
 
     # -- what a block can ask for --------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return tracer_text(self)
 
     def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
         """Add an input to the batch: `with tracer.invoke(prompt): ...`; all share one forward.
@@ -269,13 +374,33 @@ class Tracer:
         return Invoker(self, args, kwargs)
 
     @property
-    def iter(self) -> Steps:
+    def iter(self) -> Loops:
         """The steps of a generation: `for step in tracer.iter[:3]`; the loop ends with the model."""
-        return Steps(self)
+        return Loops(self)
 
-    def all(self) -> Any:
+    def all(self) -> Loop:
         """All steps, the same as `tracer.iter[:]`."""
-        return Steps(self)[:]
+        return Loops(self)[:]
+
+    def next(self, count: int = 1) -> Step:
+        """Go on to the next step of a generation; what is asked for from now on is of that step.
+
+        Args:
+            count: How many steps to go on.
+        """
+        return go_on(self, (self.participant().step or 0) + count)
+
+    @property
+    def steps(self) -> StepList:
+        """The steps that the generation has made: `tracer.steps[3].token`, in the block and after it."""
+        if self.generation is None:
+            raise InputError(
+                "`tracer.steps` are the steps of `model.generate(...)`; `trace` makes one pass and chooses "
+                "no tokens."
+            )
+        if self.run is None:
+            self._running("steps")
+        return StepList(self.generation, None if self.done else self.participant().rows)
 
     @property
     def result(self) -> Any:
@@ -287,7 +412,8 @@ class Tracer:
             self._has_result = True
             if participant.rows is None:
                 return run.result
-            return self.root._own_result(participant.rows, run.result)
+            owner = self.generation or self.root
+            return owner._own_result(participant.rows, run.result)
         if self._has_result:
             return run.result
         raise OutsideTraceError(
@@ -322,11 +448,14 @@ class Tracer:
             generation it has one entry a step.
         """
         run = self._running("cache")
+        rows, generation = self.participant().rows, self.generation
+        self.has_caches = True
         return fill(
             run,
             self.root,
-            self.participant().rows,
+            rows,
             modules,
+            is_over=None if generation is None or rows is None else partial(generation.all_ended, rows),
             device=device,
             dtype=dtype,
             detach=detach,
@@ -390,6 +519,8 @@ class Tracer:
         module = envoy._module
         if module not in run.gated:
             run.open(gates)
+            if envoy._is_module:
+                run.opened.append(envoy)
         key = (module, kind)
         if participant.occurrence is not None:
             participant.wait_for_occurrence(run, key)
@@ -398,7 +529,7 @@ class Tracer:
         else:
             participant.wait(run, key)
         if run.ended:
-            raise explain.missed(self, run, participant, envoy, what, line, stood)
+            run = go_back(self, run, participant, envoy, what, line, stood)
         if participant.step is not None and run.passes > participant.step + 1:
             raise explain.passed_in_step(self, run, participant, envoy, what, line)
         participant.last = (envoy, what, line)
@@ -423,27 +554,30 @@ class Tracer:
             stood = site
             if module not in run.gated:
                 run.open(envoy._gates())
+                run.opened.append(envoy)
                 module = envoy._module
             if not run.go_straight(module, "output"):
                 run.go(module, "output")
             site = run.site
             if site is None:
-                raise explain.missed(self, run, driver, envoy, "output", line, stood)
+                run = go_back(self, run, driver, envoy, "output", line, stood)
+                site = run.site
+                assert site is not None
             if driver.step is not None and run.passes > driver.step + 1:
                 raise explain.passed_in_step(self, run, driver, envoy, "output", line)
             driver.last = (envoy, "output", line)
         site.line = line
-        shown = site.shown
-        if driver in shown:
-            return shown[driver]
+        shown = site.whole_shown
+        if shown is not UNSEEN:
+            return shown
         view = site.value
-        if type(view) is not torch.Tensor or view._is_view() or view.is_inference():
+        if site.version is None or view._is_view():
             view = site.view(driver)
         else:
-            site.views[driver] = view
+            site.whole = view
         if not envoy._is_literal:
             view = envoy._show("output", view)
-        shown[driver] = view
+        site.whole_shown = view
         return view
 
     def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
@@ -451,23 +585,24 @@ class Tracer:
         site, participant = self._reach(envoy, what, frame)
         if what == "inputs":
             view = site.view(participant)
+            site.count_contents()
             if self.handed is not None:
                 self.handed.note(view, (envoy, what, site.line))
             return view
-        shown = site.shown
-        if participant in shown:
-            return shown[participant]
+        shown = site.shown_to(participant, UNSEEN)
+        if shown is not UNSEEN:
+            return shown
         view = site.view(participant)
         if what == "input":
             view = _first(view)
         if self.handed is not None:
             self.handed.note(view, (envoy, what, site.line))
-        view = shown[participant] = envoy._show(what, view)
-        return view
+        return site.show(participant, envoy._show(what, view))
 
     def write(self, envoy: Any, what: str, value: Any, frame: FrameType) -> None:
         """Replace the value at a module in the rows of the participant that asks."""
         site, participant = self._reach(envoy, what, frame)
+        self._refuse_late(participant, envoy, what, site)
         current = site.view(participant)
         if what == "output":
             accepted = envoy._accept("output", current, value)
@@ -492,9 +627,16 @@ class Tracer:
             self.handed.note(accepted, (envoy, what, site.line))
         self._running(what).note_edit(site, before, after)
 
+    def _refuse_late(self, participant: Any, envoy: Any, what: str, site: Site) -> None:
+        run = self._running(what)
+        if isinstance(run, Rerun) and run.behind is not None and not participant.is_kept:
+            place = f"{envoy._path}.{what}".lstrip(".")
+            raise run.refusal(site.line, place, "skipped" if what == "skip" else "written")
+
     def skip(self, envoy: Any, value: Any, frame: FrameType) -> None:
         """Replace the call of a module by a value."""
         site, participant = self._reach(envoy, "skip", frame)
+        self._refuse_late(participant, envoy, "skip", site)
         if participant.rows is not None and not participant.rows.is_whole:
             raise InputError(
                 f"`{envoy._path}.skip(...)` stops the module for the whole batch, and this invoke "
@@ -502,11 +644,9 @@ class Tracer:
                 "assign `.output` instead."
             )
         site.skip = value
-        self._running("skip").skipped[envoy._module] = site.line
-
-    def driver_shown(self, site: Site, value: Any) -> None:
-        """Remember what the block was shown at a site, so that it gets the same object again."""
-        site.shown.setdefault(self.driver, value)
+        run = self._running("skip")
+        run.skipped[envoy._module] = site.line
+        run.skips = [*run.skips, (site, versions_of(value))]
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from greenlet import getcurrent
 
 from nbsight.core import explain
 from nbsight.core.greenlets import Carrier
+from nbsight.core.rerun import go_back
 
 if TYPE_CHECKING:
     from nbsight.core.run import Run
@@ -27,7 +27,14 @@ def read_output(tracer: Tracer, run: Run, envoy: Any, frame: FrameType) -> Any:
     """The output of a module for the body that asks; leaves everything unusual to `Tracer.read`."""
     current = getcurrent()
     worker = current.worker if type(current) is Carrier else None
-    if worker is None or worker.run is not run or worker.occurrence is not None or run.ended:
+    if (
+        worker is None
+        or worker.run is not run
+        or worker.rows is None
+        or worker.rows.is_whole
+        or worker.occurrence is not None
+        or run.ended
+    ):
         return tracer.read(envoy, "output", frame)
     site, module = run.site, envoy._module
     line = (frame.f_code, frame.f_lasti)
@@ -35,12 +42,15 @@ def read_output(tracer: Tracer, run: Run, envoy: Any, frame: FrameType) -> Any:
         stood = site
         if module not in run.gated:
             run.open(envoy._gates())
+            run.opened.append(envoy)
             module = envoy._module
         worker.crew.wait_at(worker, (module, "output"))
         worker._hub.switch()
         site = run.site
         if site is None:
-            raise explain.missed(tracer, run, worker, envoy, "output", line, stood)
+            run = go_back(tracer, run, worker, envoy, "output", line, stood)
+            site = run.site
+            assert site is not None
         if worker.step is not None and run.passes > worker.step + 1:
             raise explain.passed_in_step(tracer, run, worker, envoy, "output", line)
         worker.last = (envoy, "output", line)
@@ -48,19 +58,16 @@ def read_output(tracer: Tracer, run: Run, envoy: Any, frame: FrameType) -> Any:
     shown = site.shown
     if worker in shown:
         return shown[worker]
-    value, rows = site.value, worker.rows
-    if (
-        type(value) is torch.Tensor
-        and rows is not None
-        and not rows.is_whole
-        and worker not in site.views
-        and not value.is_inference()
-        and (value.requires_grad or not value._is_view())
-    ):
-        view = site.views[worker] = rows.narrow(value)
+    value = site.value
+    if site.version is not None and not value._is_view() and worker not in site.views:
+        if not site.views:
+            site.views = {}
+        view = site.views[worker] = worker.rows.narrow(value)
     else:
         view = site.view(worker)
     if not envoy._is_literal:
         view = envoy._show("output", view)
+    if not shown:
+        shown = site.shown = {}
     shown[worker] = view
     return view

@@ -72,6 +72,8 @@ class Worker(Participant):
     key: Key | None = None
     awaited: str | None = None
     got_from: tuple[str, Worker] | None = None
+    #: What it asks for in a second forward, while it waits for that.
+    late: Any = None
     #: Tells whether a captured value was left there by an earlier run of the same block.
     is_stale: Callable[[str], bool] | None = None
     #: Whether it may act, if it waits for something else than a place; None before its first act.
@@ -113,6 +115,11 @@ class Worker(Participant):
             self.wait(run, (run.root, "pass"))
             if run.ended:
                 return
+
+    def wait_until(self, run: Run, ready: Callable[[], bool]) -> None:
+        """Give way until `ready()` is true."""
+        while not ready():
+            self._give_way(ready)
 
     def wait_for_end(self, run: Run) -> None:
         """Give way until the run has ended; it then has to go to its end."""
@@ -161,9 +168,21 @@ class Worker(Participant):
         self.awaited = None
         self.got_from = (name, binder)
         if site is not None and run is not None and run.site is not site and last is not None:
-            view = site.views.get(self)
-            if isinstance(view, torch.Tensor) and not view.is_inference():
-                self.held = [*self.held, (last, view, view._version)]
+            self._hold(site, last)
+
+    def wait_for_rerun(self, run: Run, late: Any) -> None:
+        """Give way until the crew has begun another forward, for what `late` asks for."""
+        if late.stood is not None and self.last is not None:
+            self._hold(late.stood, self.last)
+        self.late = late
+        while self.run is run:
+            self._give_way(lambda: self.run is not run)
+        self.late = None
+
+    def _hold(self, site: Any, last: Reached) -> None:
+        view = site.shown_to(self)
+        if isinstance(view, torch.Tensor) and not view.is_inference():
+            self.held = [*self.held, (last, view, view._version)]
 
     def _give_way(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
@@ -229,11 +248,15 @@ class Worker(Participant):
             if tensor._version != version:
                 name = self.got_from[0] if self.got_from else None
                 waited = f", while this block waited for `{name}`" if name else ""
+                advice = (
+                    "That takes two traces: save what you wait for in the first, and use it in the second."
+                    if name
+                    else "Change it before a line that asks for what the model has passed, or change a "
+                    "`.clone()`."
+                )
                 self.error = OutOfOrderError(
                     f"`{place_of(reached)}` was changed in place after the model had gone on from "
-                    f"it{waited}, so the change is lost.\n  {show_line(reached[2])}\n"
-                    "That takes two traces: save what you wait for in the first, and use it in the "
-                    "second."
+                    f"it{waited}, so the change is lost.\n  {show_line(reached[2])}\n{advice}"
                 )
                 return
 
@@ -331,10 +354,8 @@ class Crew:
                         self.was_stopped = True
                     if worker.error is not None:
                         self._fail(worker)
-                    for other in self._for.pop(worker, ()) if self._for else ():
-                        if other.ready is not None and not other.ready():
-                            self.wait_for(other, worker)
-                        elif other.place > worker.place:
+                    for other in self._freed_by(worker) if self._for else ():
+                        if other.place > worker.place:
                             insort(turn, other, acted, key=_place)
                         else:
                             able.append(other)
@@ -348,8 +369,7 @@ class Crew:
         if run.ended:
             able = [worker for there in self._at.values() for worker in there]
             self._at.clear()
-            self._loose += [worker for there in self._for.values() for worker in there]
-            self._for.clear()
+            able += [worker for binder in list(self._for) for worker in self._freed_by(binder)]
         else:
             site, able = run.site, []
             if site is not None and site is not self._served:
@@ -371,6 +391,14 @@ class Crew:
         self.run.unwant(key)
         return there
 
+    def _freed_by(self, binder: Worker) -> list[Worker]:
+        """Those who waited for a name of another body, and have it now."""
+        there = self._for.pop(binder, [])
+        waiting = [worker for worker in there if worker.ready is not None and not worker.ready()]
+        if waiting:
+            self._for[binder] = waiting
+        return [worker for worker in there if worker not in waiting]
+
     def _park(self, workers: list[Worker]) -> None:
         """Let those wait again whose turn did not come, because another's body failed."""
         for worker in workers:
@@ -388,6 +416,11 @@ class Crew:
         finally:
             del error  # its traceback holds this frame
 
+    @property
+    def is_late(self) -> bool:
+        """Whether a body asks for another forward."""
+        return any(worker.late is not None for worker in self.workers)
+
     def work(self, *, finish: bool) -> None:
         """Run everything: the bodies, and the model as far as they need it (or to its end)."""
         run = self.run
@@ -400,8 +433,12 @@ class Crew:
             run.advance()
         if self.was_stopped:
             return
+        if run.behind is not None:
+            run.conclude()
         run.close()
         self.serve()
+        if self.is_late:
+            return
         stuck = [worker for worker in self.workers if not worker.done]
         if stuck:
             raise CaptureError(_stuck(stuck))
@@ -416,7 +453,7 @@ class Crew:
             worker.names.asker = worker.is_stale = None
             worker.run = worker.crew = worker.got_from = None
             worker.held = ()
-            worker.ready = None
+            worker.late = worker.ready = None
         self._at, self._for, self._loose, self._served = {}, {}, [], None
         self.run.serve = None
 

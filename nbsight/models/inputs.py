@@ -74,6 +74,12 @@ class Prompt:
         return max(self.lengths)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it is rows of ids of one length, and nothing else."""
+        fields = self.fields
+        return len(fields) == 1 and type(fields.get("input_ids")) is torch.Tensor and not self.options
+
+    @property
     def is_ragged(self) -> bool:
         """Whether the rows have different lengths."""
         return len(set(self.lengths)) > 1
@@ -81,6 +87,8 @@ class Prompt:
 
 def has_input(args: tuple, kwargs: Mapping[str, Any]) -> bool:
     """Whether these arguments of a trace hold an input (otherwise invokes follow)."""
+    if args and args[0] is not None:
+        return True
     return any(arg is not None for arg in args) or any(kwargs.get(n) is not None for n in INPUT_NAMES)
 
 
@@ -108,6 +116,8 @@ def read_prompt(args: tuple, kwargs: dict[str, Any], encoder: Encoder, limits: L
     """
     if len(args) == 1 and not kwargs and type(args[0]) is str:
         return _read_text(args[0], encoder, limits)
+    if len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor and _is_batch(args[0]):
+        return _read_ids(args[0], limits)
     if len(args) > 1:
         raise InputError(
             f"a trace takes one input and got {len(args)}. Write a list, `model.trace([a, b])`, or one "
@@ -138,6 +148,18 @@ def _read_text(text: str, encoder: Encoder, limits: Limits) -> Prompt:
         _check(prompt, limits)  # raises
     limits.check_length(len(ids))
     return prompt
+
+
+def _is_batch(ids: torch.Tensor) -> bool:
+    return ids.dtype is torch.int64 and ids.ndim == 2 and ids.numel() > 0
+
+
+def _read_ids(ids: torch.Tensor, limits: Limits) -> Prompt:
+    """Rows of ids and nothing else: the short way."""
+    rows, width = ids.shape
+    limits.check_length(width)
+    limits.check_ids(ids)
+    return Prompt({"input_ids": ids}, (width,) * rows)
 
 
 def _read(

@@ -62,9 +62,8 @@ def join_prompts(
     else:
         target = padded_length(max(prompt.width for prompt in prompts), total, limits)
     if lone and is_level:
-        fields: dict[str, Any] = dict(
-            prompts[0].fields
-        )  # as it was given, so that a trace equals a plain call
+        # As it was given, so that a trace equals a plain call.
+        fields: dict[str, Any] = dict(prompts[0].fields)
     else:
         fields = _joined_fields(prompts, target, side, pad_id, device)
     if need_mask and "attention_mask" not in fields and "input_ids" in fields:

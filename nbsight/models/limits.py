@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class Limits:
     arguments: frozenset[str]
     takes_more: bool
     sizes: frozenset[int]
+    #: The ids that were found to be good last, and their count of changes: loops give the same again.
+    checked: list[tuple[Any, int]] = field(default_factory=list, compare=False, repr=False)
 
     def takes(self, name: str) -> bool:
         """Whether the forward names this argument."""
@@ -52,6 +55,9 @@ class Limits:
 
     def check_ids(self, ids: torch.Tensor) -> None:
         """Raise InputError if there are ids outside the vocabulary."""
+        for known, version in self.checked:
+            if known() is ids and version == ids._version:
+                return
         if self.vocabulary is None or ids.device.type == "meta" or not ids.numel():
             return
         low, high = (int(bound) for bound in torch.aminmax(ids))
@@ -60,6 +66,8 @@ class Limits:
                 f"the token id {low if low < 0 else high} is outside the vocabulary of this model, which has "
                 f"{self.vocabulary} ids, 0 to {self.vocabulary - 1}. Ids of another model's tokenizer?"
             )
+        if not ids.is_inference():
+            self.checked[:] = [(weakref.ref(ids), ids._version)]
 
 
 def read_limits(module: nn.Module, config: Any) -> Limits:

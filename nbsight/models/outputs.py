@@ -160,6 +160,9 @@ class LogitsOutput(_Reading):
     is `out.hf`.
     """
 
+    #: Whether the run was told to keep no cache, since nothing around it speaks of one.
+    _is_light = False
+
     @property
     def hf(self) -> Any:
         """The Hugging Face output itself."""
@@ -179,6 +182,11 @@ class LogitsOutput(_Reading):
         whole = self.__dict__.get("_whole")
         if isinstance(whole, Mapping) and name in whole:
             return whole[name]
+        if name == "past_key_values" and self._is_light:
+            raise PathError(
+                "this run kept no cache of keys and values: nothing in the code around the trace speaks of "
+                "one. Write `model.trace(prompt, use_cache=True)`."
+            )
         if whole is not None and not name.startswith("_") and hasattr(type(whole), name):
             return getattr(whole, name)  # an unset field is None, as on the Hugging Face output
         raise PathError(
@@ -338,14 +346,20 @@ def _replaced(whole: Mapping, changes: dict[str, Any]) -> Any:
 # --- the model's output --------------------------------------------------------------------------
 
 
-def show_logits(value: Any) -> Any:
-    """What the user sees for `value`, which a language model returned."""
+def show_logits(value: Any, *, is_light: bool = False) -> Any:
+    """What the user sees for `value`, which a language model returned.
+
+    Args:
+        value: What it returned.
+        is_light: Whether it was told to keep no cache of keys and values.
+    """
     place = _logits_place(value)
     if place is _NOWHERE:
         return value
-    if place is None:
-        return _reading(LogitsOutput, value, None)
-    return _reading(LogitsOutput, value[place], value)
+    logits, whole = (value, None) if place is None else (value[place], value)
+    shown = _reading(LogitsOutput, logits, whole)
+    shown.__dict__["_is_light"] = is_light
+    return shown
 
 
 def accept_logits(current: Any, assigned: Any) -> Any:

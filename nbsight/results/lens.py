@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbsight.display.text import grid_text, visible
+from nbsight.results.base import Result, coordinate, variable
 
 if TYPE_CHECKING:
-    import pandas
-    import xarray
     from matplotlib.figure import Figure
 
 __all__ = ["Lens", "LensCell"]
@@ -44,8 +43,8 @@ class LensCell:
         return f"LensCell(layer {self.layer}, position {self.position}: {best})"
 
 
-@dataclass(frozen=True, eq=False)
-class Lens:
+@dataclass(frozen=True, eq=False, repr=False)
+class Lens(Result):
     """The top tokens that each layer's residual stream stands for.
 
     Args:
@@ -56,6 +55,11 @@ class Lens:
         top_ids: Token ids, int, shape (layer, position, rank), likeliest first.
         top_tokens: The same as text, shape (layer, position, rank).
         top_probs: Probabilities over the whole vocabulary, float32, shape (layer, position, rank).
+        entropy: Entropy of the distribution in nats, float32, (layer, position); None unless asked for.
+        kl: KL(last layer ‖ this layer) in nats, float32, (layer, position); None unless asked for.
+        tracked: Tokens that were followed, as text.
+        track_probs: Their probabilities, float32, (layer, position, tracked); None without any.
+        track_ranks: How many tokens are likelier, int, (layer, position, tracked); 0 is the top.
         model: The name under which the model was loaded.
         provenance: What the numbers depend on: model, revision, dtype, attention implementation,
             versions of libraries. Plain values only.
@@ -63,36 +67,37 @@ class Lens:
             returns a `LensCell`. None where the model is out of reach; never pickled.
     """
 
+    title = "logit lens"
+
     prompt: str
-    tokens: Sequence[str]
-    layers: Sequence[Any]
-    top_ids: NDArray[np.integer[Any]]
-    top_tokens: NDArray[np.object_]
-    top_probs: NDArray[np.float32]
+    tokens: Sequence[str] = coordinate("position", name="token")
+    layers: Sequence[Any] = coordinate("layer")
+    top_ids: NDArray[np.integer[Any]] = variable("layer", "position", "rank", name="id")
+    top_tokens: NDArray[np.object_] = variable("layer", "position", "rank", name="prediction")
+    top_probs: NDArray[np.float32] = variable(
+        "layer", "position", "rank", name="probability", unit="probability"
+    )
+    entropy: NDArray[np.float32] | None = variable("layer", "position", unit="nats", default=None)
+    kl: NDArray[np.float32] | None = variable("layer", "position", unit="nats", default=None)
+    tracked: Sequence[str] = coordinate("tracked", default=())
+    track_probs: NDArray[np.float32] | None = variable(
+        "layer", "position", "tracked", name="tracked_probability", unit="probability", default=None
+    )
+    track_ranks: NDArray[np.integer[Any]] | None = variable(
+        "layer", "position", "tracked", name="tracked_rank", default=None
+    )
     model: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    detail: Callable[[int, int, int], LensCell] | None = field(default=None, repr=False)
+    detail: Callable[[int, int, int], LensCell] | None = field(
+        default=None, repr=False, metadata={"saved": False}
+    )
 
     def __post_init__(self) -> None:
-        # frozen: the arrays are normalised once, here
         settle = object.__setattr__
-        settle(self, "tokens", tuple(self.tokens))
-        settle(self, "layers", tuple(self.layers))
-        settle(self, "top_ids", np.asarray(self.top_ids))
         settle(self, "top_tokens", np.asarray(self.top_tokens, dtype=object))
         settle(self, "top_probs", np.asarray(self.top_probs, dtype=np.float32))
-        shape = self.top_probs.shape
-        if len(shape) != 3 or shape[:2] != (len(self.layers), len(self.tokens)) or not shape[2]:
-            raise ValueError(
-                f"A lens of {len(self.layers)} layers and {len(self.tokens)} tokens needs top_probs of shape "
-                f"({len(self.layers)}, {len(self.tokens)}, top_k); this one has {shape}."
-            )
-        for name in ("top_ids", "top_tokens"):
-            if getattr(self, name).shape != shape:
-                raise ValueError(
-                    f"{name} has shape {getattr(self, name).shape} and top_probs {shape}; "
-                    "both are (layer, position, rank)."
-                )
+        super().__post_init__()
+        if not self.top_probs.shape[2]:
+            raise ValueError("a lens keeps at least one token per layer and position.")
 
     @property
     def top_k(self) -> int:
@@ -128,43 +133,6 @@ class Lens:
                 )
             place.append(int(index) % size)
         return place[0], place[1]
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """One row per layer, position and rank (needs pandas)."""
-        import pandas
-
-        layer, position, rank = (axis.ravel() for axis in np.indices(self.top_probs.shape))
-        return pandas.DataFrame(
-            {
-                "layer": [self.layers[i] for i in layer],
-                "position": position,
-                "token": [self.tokens[i] for i in position],
-                "rank": rank,
-                "prediction": self.top_tokens.ravel(),
-                "id": self.top_ids.ravel(),
-                "probability": self.top_probs.ravel(),
-            }
-        )
-
-    def to_xarray(self) -> xarray.Dataset:
-        """`probability`, `id` and `prediction` over layer, position and rank (needs xarray)."""
-        import xarray
-
-        axes = ("layer", "position", "rank")
-        return xarray.Dataset(
-            {
-                "probability": (axes, self.top_probs),
-                "id": (axes, self.top_ids),
-                "prediction": (axes, self.top_tokens),
-            },
-            coords={
-                "layer": list(self.layers),
-                "position": np.arange(len(self.tokens)),
-                "rank": np.arange(self.top_k),
-                "token": ("position", np.array(self.tokens, dtype=object)),
-            },
-            attrs={"model": self.model, "prompt": self.prompt},
-        )
 
     def to_figure(self, *, positions: slice = slice(None)) -> Figure:
         """A still picture of the grid as a matplotlib figure (no pyplot, so safe on any thread).

@@ -10,15 +10,18 @@ import base64
 import binascii
 import builtins
 import collections
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from nbsight.core.envoy import Envoy
+from nbsight.core.steps import StepRecord, step_of, steps_of
 from nbsight.errors import RemoteError
 from nbsight.models.outputs import show_block, show_logits
 from nbsight.wire import names
@@ -342,6 +345,16 @@ def _function(self: Decoder, spec: Any, code: dict[str, Any]) -> Any:
     return made
 
 
+def _records(codes: Any) -> list[StepRecord]:
+    """Records of steps, after a look at what they hold."""
+    try:
+        return [msgspec.convert(dict(zip(_RECORD, code, strict=True)), StepRecord) for code in codes]
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+_RECORD = [field.name for field in dataclasses.fields(StepRecord)]
+
 Rule = Callable[[Decoder, Any, dict[str, Any]], Any]
 
 _RULES: dict[str, Rule] = {
@@ -364,6 +377,8 @@ _RULES: dict[str, Rule] = {
     "$slice": lambda self, parts, code: slice(*self._items(parts)),
     "$range": lambda self, parts, code: range(*self._items(parts)),
     "$ellipsis": lambda self, _, code: ...,
+    "$step": lambda self, record, code: step_of(_records([record])[0]),
+    "$steps": lambda self, records, code: steps_of(_records(records)),
     "$dtype": _dtype,
     "$device": lambda self, text, code: torch.device(text),
     "$size": lambda self, sizes, code: torch.Size(self._items(sizes)),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from nbsight.core.steps import Step, StepList
 from nbsight.wire import names
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def _module_object(self: Encoder, value: types.ModuleType, place: str) -> Any:
     )
 
 
+def _record(step: Step) -> list[Any]:
+    """What is known of a step of a generation, which stays where it is."""
+    record = step.record()
+    return [record.number, record.is_prompt, record.position, record.ids, record.texts]
+
+
 Rule = Callable[["Encoder", Any, str], Any]
 
 RULES: dict[type, Rule] = {
@@ -82,6 +89,8 @@ RULES: dict[type, Rule] = {
     collections.deque: lambda self, value, place: self.sequence(value, place, "$deque", maxlen=value.maxlen),
     slice: _slice,
     range: lambda self, value, place: {"$range": self.items((value.start, value.stop, value.step), place)},
+    Step: lambda self, value, place: {"$step": _record(value)},
+    StepList: lambda self, value, place: {"$steps": [_record(step) for step in value]},
     type(Ellipsis): lambda self, value, place: {"$ellipsis": True},
     torch.dtype: lambda self, value, place: {"$dtype": str(value).removeprefix("torch.")},
     torch.device: lambda self, value, place: {"$device": str(value)},

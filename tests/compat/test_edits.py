@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -116,9 +115,6 @@ def test_an_edit_can_route_through_an_attached_module(chain):
         assert torch.equal(out, hooked(chain._module, (X,), edit={"h.1": lambda value: sae(value)})[""][0])
 
 
-@pytest.mark.xfail(
-    reason="`hook=True`, a module applied by hand and still watched, is not there yet", strict=True
-)
 def test_an_attached_module_can_be_watched_where_it_is_applied(chain):
     chain.h[1].sae = nn.Linear(6, 6)
     with chain.edit(inplace=True):

@@ -134,6 +134,87 @@ def test_sampling_with_a_seed_is_what_transformers_samples(model):
     assert torch.equal(ids, generated(model, PROMPT, 5, do_sample=True, temperature=1.5)[""][0])
 
 
+def test_the_block_form_runs_its_body_at_every_step(model):
+    with model.generate(LONGER, max_new_tokens=3, do_sample=False) as tracer:
+        hidden = nnsight.save([])
+        with tracer.iter[:] as step:
+            hidden.append(model.transformer.h[2].output[0])
+        ids = tracer.result.save()
+    wanted = generated(model, LONGER, 3)
+    assert len(hidden) == 3
+    for value, plain in zip(hidden, wanted["transformer.h.2.output"]):
+        assert torch.equal(value, first(plain))
+    assert torch.equal(ids, wanted[""][0])
+
+
+def test_the_block_form_of_all_edits_every_step(model):
+    with model.generate(PROMPT, max_new_tokens=3, do_sample=False) as tracer:
+        with tracer.all():
+            model.transformer.h[0].mlp.output[:] = 0
+        ids = tracer.result.save()
+    prompt = ids_of(model, PROMPT)
+    wanted = hooked(
+        model._model,
+        (prompt,),
+        {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 3, "do_sample": False},
+        method="generate",
+        edit={"transformer.h.0.mlp": torch.zeros_like},
+    )
+    assert torch.equal(ids, wanted[""][0])
+
+
+def test_the_block_form_in_an_invoke(model):
+    with model.generate(max_new_tokens=3, do_sample=False) as tracer:
+        with tracer.invoke(PROMPT):
+            tokens = nnsight.save([])
+            with tracer.iter[:2]:
+                tokens.append(model.lm_head.output[0, -1].argmax(-1))
+        with tracer.invoke(LONGER):
+            ids = tracer.result.save()
+    assert [int(token) for token in tokens] == generated(model, PROMPT, 3)[""][0][0, -3:-1].tolist()
+    assert torch.equal(ids, generated(model, LONGER, 3)[""][0])
+
+
+def test_loops_of_the_model_and_of_a_module(model):
+    with model.generate(LONGER, max_new_tokens=3, do_sample=False):
+        some = [model.lm_head.output[0, -1].argmax() for _ in model.iter[:2]]
+    with model.generate(LONGER, max_new_tokens=3, do_sample=False):
+        every = [model.lm_head.output[0, -1].argmax() for _ in model.lm_head.all()]
+    ids = generated(model, LONGER, 3)[""][0][0, -3:]
+    assert torch.equal(torch.stack(some), ids[:2])
+    assert torch.equal(torch.stack(every), ids)
+
+
+def test_next_moves_a_module_on(model):
+    with model.generate(LONGER, max_new_tokens=3, do_sample=False):
+        first_one = model.lm_head.output[0, -1].argmax().save()
+        second = model.lm_head.next().output[0, -1].argmax().save()
+        third = model.lm_head.next().output[0, -1].argmax().save()
+    assert [int(x) for x in (first_one, second, third)] == generated(model, LONGER, 3)[""][0][0, -3:].tolist()
+
+
+def test_the_generators_output_is_the_result(model):
+    with model.generate(LONGER, max_new_tokens=3, do_sample=False):
+        ids = model.generator.output.save()
+    assert torch.equal(ids, generated(model, LONGER, 3)[""][0])
+
+
+def test_the_streamer_has_the_token_of_each_step(model):
+    # Departure: nnsight's begins with the prompt; here step k is what step k chose.
+    with model.generate(LONGER, max_new_tokens=3, do_sample=False) as tracer:
+        tokens = nnsight.save([])
+        for step in tracer.iter[:]:
+            tokens.append(model.generator.streamer.output)
+    assert torch.equal(torch.cat(tokens), generated(model, LONGER, 3)[""][0][0, -3:])
+
+
+def test_waiting_for_a_module_lets_the_model_go_on(model):
+    with model.trace(PROMPT):
+        model.transformer.h[3].wait_for_output()
+        with pytest.raises(nnsight.OutOfOrderError):
+            model.transformer.h[2].output
+
+
 def test_calls_of_one_module_in_one_forward_are_counted():
     repeats = nnsight.NNsight(build(Repeats, 3))
     with repeats.trace(X) as tracer:

@@ -93,3 +93,22 @@ def test_a_cache_pickles_without_its_model():
         cache = tracer.cache()
     again = pickle.loads(pickle.dumps(cache))
     assert same(again.h[1].output, cache.h[1].output)
+
+
+@pytest.mark.parametrize("key", ["model.model.h.1", "model.h.1"])
+def test_a_model_within_a_model_is_found_with_and_without_its_name(key):
+    inner = build(Chain, 2)
+    net = torch.nn.Module()
+    net.model, net.forward = inner, inner.forward
+    want = hooked(net, (X,))["model.h.1.output"][0]
+    model = wrap(net)
+    with model.trace(X) as tracer:
+        every, one = tracer.cache(), tracer.cache(modules=[key])
+    assert key in every
+    for cache in (every, one):
+        assert same(cache[key].output, want)
+        assert same(cache.model.model.h[1].output, want)
+        assert same(cache.model.h[1].output, want)
+    assert "model.h.7" not in every
+    with pytest.raises(PathError, match=r"model\.h\.7"):
+        every["model.h.7"]

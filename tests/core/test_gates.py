@@ -13,30 +13,37 @@ import pytest
 import torch
 from torch import nn
 
-from nbsight.core.gates import close_gate, open_gate
+from nbsight.core.gates import close_gates, open_gates
 from nbsight.core.model import wrap
 from tests.core.small import Block, Chain, build, has_gates, hooked, rows, same
 
 X = rows(seed=1)
 
 
+def opened(module, spares):
+    """The gate of one more user of a module."""
+    gates = {}
+    open_gates([module], spares, gates)
+    return gates[module]
+
+
 def test_a_gate_changes_nothing_for_a_plain_call():
     block = build(Block)
     want = block(X, scale=2.0)
-    gate = open_gate(block, {})
+    gate = opened(block, {})
     assert same(block(X, scale=2.0), want)
     assert inspect.signature(block.forward) == inspect.signature(Block(6).forward)
-    close_gate(gate)
+    close_gates([gate])
     assert "forward" not in block.__dict__
 
 
 def test_gates_are_counted():
     block = build(Block)
     spares = {}
-    gates = [open_gate(block, spares) for _ in range(3)]
+    gates = [opened(block, spares) for _ in range(3)]
     for gate in gates:
         assert "forward" in block.__dict__
-        close_gate(gate)
+        close_gates([gate])
     assert "forward" not in block.__dict__
 
 

@@ -20,6 +20,8 @@ from tests.core.small import Chain, Counter, build, has_gates, rows
 
 X, Y = rows(2, seed=1), rows(2, seed=2)
 
+pytestmark = pytest.mark.filterwarnings("ignore::nbsight.errors.OrderNotice")
+
 
 @pytest.fixture
 def no_collector():
@@ -91,9 +93,39 @@ def failing_model(model):
 
 def wrong_order(model):
     with contextlib.suppress(ValueError):
-        with model.trace(X):
+        with model.trace(X, strict_order=True):
             model.h[2].output
             model.h[1].output
+
+
+def second_forward(model):
+    with model.trace(X) as tracer:
+        model.h[0].output[:] = 1
+        model.h[2].output
+        state = model.h[1].output
+
+
+def second_forward_of_invokes(model):
+    with model.trace() as tracer:
+        with tracer.invoke(X):
+            model.h[2].output
+            state = model.h[1].output
+        with tracer.invoke(Y):
+            model.h[1].output[:] = 1
+            other = model.h[0].output
+
+
+def too_late(model):
+    with contextlib.suppress(ValueError):
+        with model.trace(X):
+            model.h[2].output
+            model.h[1].output[:] = 0
+
+
+def not_finite(model):
+    with contextlib.suppress(ArithmeticError):
+        with model.trace(X, check_finite=True):
+            model.h[1].output[:] = float("nan")
 
 
 def wrong_shape(model):
@@ -131,7 +163,8 @@ def steps(model):
 
 WAYS = [
     plain, to_the_end, invokes, exchange, stopped, skipped, failing_block, failing_model,
-    wrong_order, wrong_shape, failing_worker, held_generator, steps,
+    wrong_order, wrong_shape, failing_worker, held_generator, steps, second_forward,
+    second_forward_of_invokes, too_late, not_finite,
 ]  # fmt: skip
 
 
@@ -153,13 +186,7 @@ def test_nothing_waits_for_the_garbage_collector(way, no_collector):
     assert not has_gates(model._module)
 
 
-KNOTS = pytest.mark.xfail(strict=True, reason="B44: what explains an error ties a knot with it")
-
-
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(way, marks=KNOTS) if way in (wrong_shape, failing_worker) else way for way in WAYS],
-)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_trace_leaves_no_reference_cycle(way):
     model = wrap(build(Chain))
     for _ in range(3):
@@ -283,7 +310,7 @@ def test_an_error_that_is_kept_does_not_keep_the_gates():
     kept = []
     for way in (lambda: 1 / 0, lambda: model.h[0].output):
         try:
-            with model.trace(X):
+            with model.trace(X, strict_order=True):
                 model.h[2].output
                 way()
         except Exception as error:

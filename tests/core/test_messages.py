@@ -100,22 +100,49 @@ MISTAKES = {
     ),
     "save outside a trace": ("x.save()", errors.OutsideTraceError, "x.save()", ["save()", "trace"]),
     "a place after the model passed it": (
-        "with model.trace(x):\n    b = model.h[2].output\n    a = model.h[1].output",
+        "with model.trace(x, strict_order=True):\n    b = model.h[2].output\n    a = model.h[1].output",
         errors.OutOfOrderError,
         "a = model.h[1].output",
         ["h.1.output", "h.2.output", "b = model.h[2].output"],
     ),
     "an input after the output": (
-        "with model.trace(x):\n    b = model.h[2].output\n    a = model.h[2].input",
+        "with model.trace(x, strict_order=True):\n    b = model.h[2].output\n    a = model.h[2].input",
         errors.OutOfOrderError,
         "a = model.h[2].input",
         ["h.2.input", "h.2.output"],
     ),
     "a place after the model's end": (
-        "with model.trace(x):\n    b = model.output\n    a = model.h[1].output",
+        "with model.trace(x, strict_order=True):\n    b = model.output\n    a = model.h[1].output",
         errors.OutOfOrderError,
         "a = model.h[1].output",
         ["h.1.output"],
+    ),
+    "a write after the model passed the place": (
+        "with model.trace(x):\n    b = model.h[2].output\n    model.h[1].output = b",
+        errors.OutOfOrderError,
+        "model.h[1].output = b",
+        ["h.1.output", "h.2.output", "b = model.h[2].output", "Put line 3 before line 2"],
+    ),
+    "a change in place after the model passed the place": (
+        "with model.trace(x):\n    b = model.h[2].output\n    a = model.h[1].output\n    a[:] = 0",
+        errors.OutOfOrderError,
+        "a = model.h[1].output",
+        ["h.1.output", "h.2.output", "b = model.h[2].output", "Put line 3 before line 2"],
+    ),
+    "an order that a graph does not allow": (
+        "with model.trace(x, grad=True):\n    b = model.h[2].output\n    a = model.h[1].output",
+        errors.OutOfOrderError,
+        "a = model.h[1].output",
+        ["h.1.output", "gradients", "grad=False", "Put line 3 before line 2"],
+    ),
+    "NaN where it is watched for": (
+        (
+            "with model.trace(x, check_finite=True):\n    model.h[0].output[:] = 3e38\n"
+            "    model.h[1].output = model.h[1].lin.input * 0\n    final = model.output"
+        ),
+        errors.NotFiniteError,
+        "model.h[0].output[:] = 3e38",
+        ["Inf", "h.0.output", "h.1.lin"],
     ),
     "a module never called": (
         "with model.trace(x):\n    a = model.never.output",
@@ -389,3 +416,29 @@ def test_a_size_error_can_still_be_caught_as_torchs_own_kind():
     with pytest.raises(RuntimeError, match="size of tensor"), MODEL.trace(X):
         MODEL.h[1].output
         torch.ones(3) + torch.ones(4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["kept = [1, 2].save()", "kept = (model.h[0].output, 3).save()", "kept = (3).save()", "kept = {}.save()"],
+)
+@pytest.mark.parametrize("invoked", [False, True])
+def test_saving_what_is_no_tensor_names_the_function_that_does(line, invoked):
+    model = wrap(build(Mixed))
+    inner = f"with tracer.invoke(x):\n        {line}" if invoked else line
+    given = "" if invoked else "x"
+    with pytest.raises(
+        AttributeError, match=r"has no attribute 'save'.*write `nbsight\.save\(\.\.\.\)`"
+    ) as caught:
+        run_cell(f"with model.trace({given}) as tracer:\n    {inner}", {"model": model, "x": rows()})
+    assert type(caught.value) is AttributeError
+    assert line in "".join(traceback.format_exception(caught.value))
+    assert not has_gates(model._module)
+
+
+def test_another_attribute_that_is_missing_is_pythons_own_error():
+    model = wrap(build(Mixed))
+    with pytest.raises(AttributeError) as caught:
+        with model.trace(rows()):
+            [1].saved()
+    assert str(caught.value) == "'list' object has no attribute 'saved'"

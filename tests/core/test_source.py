@@ -390,7 +390,7 @@ def test_a_module_with_two_paths_has_one_source():
 
 def test_an_operation_that_was_passed_is_out_of_order(model):
     with pytest.raises(OutOfOrderError, match=r"`h.0.source.split_0.output` was asked for after") as error:
-        with model.trace(X):
+        with model.trace(X, strict_order=True):
             model.h[0].source.h_0.output
             model.h[0].source.split_0.output
     assert "`h.0.source.h_0.output`" in str(error.value)
@@ -409,7 +409,7 @@ def test_operations_and_modules_share_one_order(net, model):
 
 def test_a_source_asked_for_too_late_says_how_to_ask_in_time(model):
     with pytest.raises(OutOfOrderError, match=r"already begun `h.0`.*\n.*\n.*`h.0.qkv.output`") as error:
-        with model.trace(X):
+        with model.trace(X, strict_order=True):
             model.h[0].qkv.output
             model.h[0].source.split_0.output
     assert "`source = model.h[0].source`" in str(error.value)

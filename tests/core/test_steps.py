@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from nbsight.core.model import wrap
-from nbsight.errors import InputError, OutOfOrderError
-from tests.core.small import Counter, Repeats, build, has_gates, hooked, rows, same
+from nbsight.core.steps import Step
+from nbsight.core.tracer import Tracer
+from nbsight.errors import CaptureError, InputError, NeverCalledError, OutOfOrderError
+from tests.core.small import Counter, Repeats, build, has_gates, hooked, rows, run_cell, same
 
 X = rows(2)
 
@@ -241,3 +243,222 @@ def test_generate_is_under_no_grad_and_the_block_is_not():
     handle.remove()
     assert not any(seen)
     assert here == [True, True]
+
+
+# -- what a step is --------------------------------------------------------------------------------
+
+
+def test_a_step_is_an_integer_that_knows_the_first_pass():
+    model, _ = counted(steps=3)
+    with model.generate(X, steps=3) as tracer:
+        steps = list(tracer.iter[:])
+    assert steps == [0, 1, 2]
+    assert all(type(step) is Step for step in steps)
+    assert [step.is_prompt for step in steps] == [True, False, False]
+    assert [int(step) for step in tracer.steps] == [0, 1, 2]
+    assert repr(tracer.steps) == "3 steps\n  0  the prompt\n  1\n  2"
+    for ask in ("token", "token_id", "tokens", "token_ids", "position"):
+        with pytest.raises(InputError, match="which tokens this generation chooses is not known"):
+            getattr(steps[1], ask)
+
+
+def test_steps_without_a_run_say_so():
+    model, _ = counted()
+    with pytest.raises(InputError, match="no input of its own"):
+        with model.trace(fn="generate") as tracer:
+            tracer.steps
+
+
+def test_a_tracer_that_is_entered_again_counts_again():
+    model, _ = counted()
+    tracer = model.trace(X, fn="generate", steps=2)
+    for _ in range(2):
+        with tracer:
+            assert [int(step) for step in tracer.iter[:]] == [0, 1]
+        assert len(tracer.steps) == 2
+
+
+def test_a_kept_step_does_not_keep_what_the_run_returned():
+    import gc
+    import weakref
+
+    model, _ = counted()
+    with model.generate(X, steps=2) as tracer:
+        steps = list(tracer.iter[:])
+        gone = weakref.ref(tracer.result)
+    del tracer
+    gc.collect()
+    assert gone() is None
+    assert steps[1].is_prompt is False
+
+
+# -- next ------------------------------------------------------------------------------------------
+
+
+def test_next_goes_on_by_one_step_or_by_several():
+    model, want = counted(steps=6)
+    with model.generate(X, steps=6) as tracer:
+        first = model.a.output
+        step = tracer.next()
+        second = model.b.output
+        later = tracer.next(3)
+        fifth = model.a.output
+        result = tracer.result
+    assert (step, later) == (1, 4)
+    assert same([first, second, fifth], [want["a.output"][0], want["b.output"][1], want["a.output"][4]])
+    assert same(result, want[""][0])
+
+
+def test_next_beyond_the_end_says_how_many_steps_there_are():
+    model, _ = counted()
+    with pytest.raises(NeverCalledError, match="asked for step 2, and the model made 2 steps"):
+        with model.generate(X, steps=2) as tracer:
+            tracer.next()
+            tracer.next()
+    assert not has_gates(model._module)
+
+
+def test_each_module_goes_on_for_itself():
+    model, want = counted(steps=5)
+    with model.generate(X, steps=5):
+        values = [model.a.output, model.b.next().output, model.a.next(2).output, model.b.next().output]
+    a, b = want["a.output"], want["b.output"]
+    assert same(values, [a[0], b[1], a[2], b[2]])
+
+
+def test_next_of_a_module_in_a_loop_counts_from_the_loops_step():
+    model, want = counted(steps=6)
+    seen = []
+    with model.generate(X, steps=6) as tracer:
+        for _ in tracer.iter[1:6:2]:
+            seen.append(model.a.output)
+            if len(seen) < 6:
+                seen.append(model.a.next().output)
+            if len(seen) == 4:
+                break
+    assert same(seen, want["a.output"][1:5])
+
+
+def test_next_back_to_a_step_that_has_gone_by_is_out_of_order():
+    model, _ = counted()
+    with pytest.raises(OutOfOrderError, match="step 1"):
+        with model.generate(X, steps=5):
+            model.a.next(3).output
+            model.b.next(1).output
+
+
+@pytest.mark.parametrize("name", ["next", "iter", "all", "wait_for_output", "wait_for_input"])
+def test_older_names_are_there_while_a_trace_runs_and_not_otherwise(name):
+    model, _ = counted()
+    assert not hasattr(model.a, name)
+    with model.generate(X, steps=2):
+        assert hasattr(model.a, name)
+    assert not hasattr(model.a, name)
+
+
+def test_older_names_of_loops_and_waiting():
+    model, want = counted(steps=3)
+    with model.generate(X, steps=3):
+        some = [model.a.output for _ in model.a.iter[:2]]
+        model.b.wait_for_output()
+        rest = [model.b.output for _ in model.all()]
+    assert same(some, want["a.output"][:2])
+    assert same(rest, want["b.output"][1:])
+    with model.trace(X, strict_order=True):
+        model.b.wait_for_input()
+        with pytest.raises(OutOfOrderError):
+            model.a.output
+
+
+# -- the form with `with` --------------------------------------------------------------------------
+
+
+def test_the_body_of_a_with_runs_once_a_step_and_what_follows_runs():
+    model, want = counted(steps=4)
+    seen, last = [], None
+    with model.generate(X, steps=4) as tracer:
+        with tracer.iter[1:] as step:
+            last = step * 10
+            seen.append((step, model.a.output))
+        after = tracer.result
+    assert [number for number, _ in seen] == [1, 2, 3]
+    assert same([value for _, value in seen], want["a.output"][1:])
+    assert (step, last) == (3, 30)
+    assert same(after, want[""][0])
+
+
+def test_the_body_of_a_with_over_all_steps_may_edit_and_count():
+    model, _ = counted()
+    want = hooked(model._module, (X,), {"steps": 3}, method="generate", edit={"a": lambda value: value + 1})
+    count = 0
+    with model.generate(X, steps=3) as tracer:
+        with tracer.all():
+            count += 1
+            model.a.output = model.a.output + 1
+        result = tracer.result
+    assert count == 3
+    assert same(result, want[""][0])
+
+
+def test_the_body_of_a_with_in_an_invoke_and_in_a_function():
+    model, want = counted(steps=3)
+
+    def go():
+        kept = []
+        with model.generate(X, steps=3) as tracer:
+            with tracer.iter[:2] as step:
+                name = f"step {step}"
+                kept.append((name, model.b.output))
+        return kept, name
+
+    kept, name = go()
+    assert [text for text, _ in kept] == ["step 0", "step 1"]
+    assert name == "step 1"
+    assert same([value for _, value in kept], want["b.output"][:2])
+    outer = 5
+    with model.trace(fn="generate") as tracer:
+        with tracer.invoke(X, steps=3):
+            found = []
+            with tracer.iter[:] as step:
+                found.append((step + outer, model.b.output))
+            after = len(found)
+    assert [number for number, _ in found] == [5, 6, 7]
+    assert same([value for _, value in found], want["b.output"])
+    assert after == 3
+
+
+def test_an_error_in_the_body_of_a_with_is_on_the_users_line():
+    model, _ = counted()
+    with pytest.raises(ZeroDivisionError) as caught:
+        with model.generate(X, steps=3) as tracer:
+            with tracer.iter[:] as step:
+                1 / (1 - step)
+    assert caught.traceback[-1].path.name == "test_steps.py"
+    assert "1 / (1 - step)" in str(caught.traceback[-1].statement)
+    assert not has_gates(model._module)
+
+
+def test_the_body_of_a_with_needs_its_text():
+    model, _ = counted()
+    code = "with model.generate(x, steps=2) as tracer:\n    with tracer.iter[:] as step:\n        pass"
+    with pytest.raises(CaptureError, match=r"Write `for step in tracer.iter\[...\]:`"):
+        exec(compile(code, "<nowhere>", "exec"), {"model": model, "x": X})
+    assert run_cell(code, {"model": model, "x": X})["step"] == 1
+
+
+# -- tracers of one's own --------------------------------------------------------------------------
+
+
+def test_a_subclass_of_the_tracer_may_be_named():
+    class Own(Tracer):
+        """A tracer with something more."""
+
+        word = "own"
+
+    model, _ = counted()
+    with model.trace(X, tracer_cls=Own) as tracer:
+        value = model.a.output
+    assert tracer.word == "own"
+    assert same(value, model._module.a(X))
+    with pytest.raises(InputError, match=r"subclass of nbsight\.core\.tracer\.Tracer"):
+        model.trace(X, tracer_cls=dict)

@@ -112,6 +112,25 @@ def test_plain_calls_beside_traces_see_nothing_of_them():
     assert together(plain, tracing) == []
 
 
+@pytest.mark.filterwarnings("ignore::nbsight.errors.OrderNotice")
+def test_threads_make_second_forwards_of_their_own():
+    net = build(Chain)
+    model = wrap(net)
+    want = expected(net, range(4))
+
+    def out_of_order(number):
+        x = rows(seed=number)
+        for _ in range(100):
+            with model.trace(x):
+                late = model.h[2].output
+                early = model.h[0].output
+            assert same(late, want[number][0]["h.2.output"][0])
+            assert same(early, want[number][0]["h.0.output"][0])
+
+    assert together(out_of_order, out_of_order, out_of_order, out_of_order) == []
+    assert not has_gates(net)
+
+
 def test_errors_in_one_thread_stay_in_it():
     net = build(Chain)
     model = wrap(net)
@@ -119,7 +138,7 @@ def test_errors_in_one_thread_stay_in_it():
 
     def asking_in_the_wrong_order(number):
         for _ in range(100):
-            with pytest.raises(ValueError), model.trace(rows(seed=number)):
+            with pytest.raises(ValueError), model.trace(rows(seed=number), strict_order=True):
                 model.h[2].output
                 model.h[0].output
 

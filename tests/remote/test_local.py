@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import transformers
 import nbsight
 from nbsight.core.backend import Job
 from nbsight.core.model import wrap
-from nbsight.errors import CaptureError, InputError, RemoteError
+from nbsight.errors import CaptureError, InputError, OrderNotice, RemoteError
 from nbsight.remote.local import LocalBackend
 from nbsight.wire.missing import NotHere
 
@@ -96,6 +97,18 @@ def _generate(model, where):
     return steps, out
 
 
+def _labelled(model, where):
+    with model.generate(PROMPT, max_new_tokens=4, do_sample=True, seed=3, remote=where) as tracer:
+        steps = list(tracer.iter[:])
+        every = tracer.steps
+        text = [step.token for step in steps]
+    return (
+        [(step, step.token, step.token_id, step.position, step.is_prompt) for step in steps],
+        repr(every),
+        text,
+    )
+
+
 def _gradient(model, where):
     with model.trace(PROMPT, remote=where):
         hidden = model.transformer.h[3].output[0]
@@ -139,7 +152,7 @@ def _one_line(model, where):
 
 
 @pytest.mark.parametrize(
-    "experiment", [_edit, _invokes, _generate, _gradient, _functions, _messages, _stop, _one_line]
+    "experiment", [_edit, _invokes, _generate, _labelled, _gradient, _functions, _messages, _stop, _one_line]
 )
 def test_there_and_here_agree_bit_for_bit(model, experiment):
     def compare(a, b):
@@ -414,9 +427,43 @@ def test_an_error_in_the_block_is_the_same_error_on_the_users_line(model):
 @BOTH
 def test_our_errors_name_the_users_line(model, where):
     with pytest.raises(nbsight.NbsightError, match=r"line \d+: early = model.transformer.h\[2\].output"):
-        with model.trace(PROMPT, remote=where):
+        with model.trace(PROMPT, remote=where, strict_order=True):
             late = model.transformer.h[5].output.save()
             early = model.transformer.h[2].output.save()
+
+
+@BOTH
+def test_a_read_out_of_order_is_told_on_the_users_line(model, where):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with model.trace(PROMPT, remote=where):
+            late = model.transformer.h[5].output[0].save()
+            early = model.transformer.h[2].output[0].save(); line = here()  # noqa: E702  # fmt: skip
+    (notice,) = [one for one in caught if issubclass(one.category, OrderNotice)]
+    assert "read `transformer.h.2.output` after `transformer.h.5.output`" in str(notice.message)
+    assert (notice.filename, notice.lineno) == (__file__, line)
+    wanted, _ = hooked(model, PROMPT, [2, 5])
+    assert torch.equal(early, wanted[2])
+    assert torch.equal(late, wanted[5])
+
+
+@BOTH
+def test_the_order_that_a_model_asks_for_holds(model, where):
+    model.strict_order = True
+    try:
+        with pytest.raises(nbsight.OutOfOrderError), model.trace(PROMPT, remote=where):
+            late = model.transformer.h[5].output.save()
+            early = model.transformer.h[2].output.save()
+    finally:
+        model.strict_order = False
+
+
+@BOTH
+def test_nan_is_found_where_it_comes_up(model, where):
+    with pytest.raises(FloatingPointError, match=r"line \d+: .*float\('inf'\)"):
+        with model.trace(PROMPT, remote=where, check_finite=True):
+            model.transformer.h[2].output[0][:, 1] = float('inf')  # fmt: skip
+            late = model.transformer.h[5].output.save()
 
 
 @BOTH

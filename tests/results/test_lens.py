@@ -52,9 +52,9 @@ def test_a_place_outside_is_an_error_that_says_what_is_there(layer, position, sa
 
 def test_arrays_of_other_shapes_are_refused():
     lens = make_lens()
-    with pytest.raises(ValueError, match=r"needs top_probs of shape \(4, 2, top_k\)"):
+    with pytest.raises(ValueError, match=r"`top_ids` has 3 entries along `position` and `tokens` has 2"):
         Lens("", TOKENS[:2], range(4), lens.top_ids, lens.top_tokens, lens.top_probs)
-    with pytest.raises(ValueError, match="top_ids has shape"):
+    with pytest.raises(ValueError, match="`top_tokens` has 2 entries along `rank` and `top_ids` has 1"):
         Lens("", TOKENS, range(4), lens.top_ids[..., :1], lens.top_tokens, lens.top_probs)
 
 

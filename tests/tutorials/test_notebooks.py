@@ -19,13 +19,16 @@ from nbsight.models.demo.lexicon import BAD, GOOD
 from tests.tutorials import blocks, running
 from tests.tutorials.conftest import Plain
 
-NAMES = list(blocks.NOTEBOOKS)
+TUTORIALS = list(blocks.NOTEBOOKS)
+"""Those that hold the tutorials' code."""
+NAMES = [*TUTORIALS, "07_paused_run"]
 PNG = b"\x89PNG\r\n"
 
 # Values that are read out of the kernel after a notebook has run.
 ASKED = {
     "02_activation_patching": "[results.tolist(), restored.tolist()]",
     "03_sharing_activations": "chances.tolist()",
+    "07_paused_run": "[early.tolist(), late.tolist(), model.to_string(edited[0, -1].topk(3).indices)]",
     "05_steering": "[steered.tolist(), controls.shape, [write_on(strength) for strength in (-3, 0, 3)]]",
 }
 
@@ -76,7 +79,11 @@ def numbers(text: str) -> list[float]:
 # -- all of them -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_every_notebook_is_tested() -> None:
+    assert [path.stem for path in sorted(running.NOTEBOOKS.glob("*.ipynb"))] == NAMES
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
 def test_a_notebook_holds_the_tutorials_code_word_for_word(name: str) -> None:
     cells = [cell.source for cell in running.read(name).cells if "tutorial" in cell.metadata.get("tags", ())]
     quoted = "\n".join(blocks.quoted(block) for block in blocks.NOTEBOOKS[name])
@@ -283,3 +290,93 @@ def test_notebook_6_decodes_every_layer_and_ends_with_the_widget(ran: Ran, demo:
         decoded = [demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1] for state in states]
         chances = [layer.softmax(dim=-1)[answer].item() for layer in decoded]
         assert next(layer for layer, chance in enumerate(chances) if chance > 0.5) == first
+
+
+def test_notebook_7_holds_runs_open_and_edits_them(ran: Ran, demo: Plain) -> None:
+    result = ran("07_paused_run")
+    france, japan = "The capital of France is", "The capital of Japan is"
+    paris, tokyo = (demo.tokenizer.encode(word)[0] for word in (" Paris", " Tokyo"))
+    states, alone = demo.run(france)
+    donors, _ = demo.run(japan)
+
+    def stopped(state: torch.Tensor) -> torch.Tensor:
+        return demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1].softmax(dim=-1)
+
+    def edited(layer: int, position: int = -1) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def patch(state: torch.Tensor) -> torch.Tensor:
+            state = state.clone()
+            state[:, position] = donors[layer][:, position]
+            return state
+
+        return demo.run(france, edit=(layer, patch))
+
+    # The four cells: open and step, look, edit, finish.
+    assert result.text("open").splitlines() == [
+        "run of nbsight/demo, held open before its first module",
+        "  [............] 0 of 12 blocks done",
+        "  tokens: 'The' ' capital' ' of' ' France' ' is'",
+        "run of nbsight/demo, held open at transformer.h.1.output",
+        "  [##..........] block 2 of 12",
+        "  value: float32 (batch 1, position 5, d_model 64)",
+        "  tokens: 'The' ' capital' ' of' ' France' ' is'",
+    ]
+    for text, layer, state in (
+        (result.text("look").splitlines()[0], 1, states[1]),
+        (result.text("look").splitlines()[1], 9, states[9]),
+        (result.text("edit").splitlines()[0].removeprefix("now: "), 9, edited(9)[0][9]),
+    ):
+        chance, word = stopped(state).max(dim=-1)
+        assert text.startswith(f"transformer.h.{layer}: {demo.tokenizer.decode([int(word)])!r}  ")
+        assert numbers(text)[-1] == pytest.approx(chance.item(), abs=0.006)
+    assert "' Paris'" not in result.text("look").splitlines()[0]
+    assert "' Paris'" in result.text("look").splitlines()[1]
+    assert "' Tokyo'" in result.text("edit").splitlines()[0]
+    assert result.text("edit").endswith("edited: transformer.h.9.output")
+    lines = result.text("finish").splitlines()
+    assert [re.search(r"' \w+'", line)[0] for line in lines] == ["' Paris'", "' Tokyo'", "' Tokyo'"]
+    for line, logits in zip(lines, (alone, edited(9)[1], demo.run(japan)[1]), strict=True):
+        best = logits[0, -1].softmax(dim=-1).topk(3).values
+        assert numbers(line) == pytest.approx(best.tolist(), abs=0.0006)
+    early, late, words = result.values
+    assert words == "".join(
+        demo.tokenizer.decode([int(word)]) for word in edited(9)[1][0, -1].topk(3).indices
+    )
+    # The picture, and what the text says of it.
+    for layer, curves in ((2, early), (9, late)):
+        wanted = [stopped(state)[[paris, tokyo]] for state in edited(layer)[0]]
+        torch.testing.assert_close(torch.tensor(curves), torch.stack(wanted), atol=1e-3, rtol=0)
+    assert early[-1][0] > 0.9
+    assert late[8][0] > 0.3
+    assert (
+        max(late[layer][0] for layer in (9, 10, 11))
+        < 0.05
+        < 0.5
+        < min(late[layer][1] for layer in (9, 10, 11))
+    )
+    # A block in slow motion: the modules whose calls end between two blocks, in that order.
+    ended: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, path=path: ended.append(path))
+        for path, module in demo.model.transformer.h[10].named_modules()
+        if path
+    ]
+    demo.run(france)
+    for handle in handles:
+        handle.remove()
+    slow = [line.split()[0] for line in result.text("slow").splitlines()]
+    assert slow == [f"transformer.h.10.{path}" for path in ended]
+    # What it does not do, and what is left of it.
+    back = result.text("back")
+    assert "this run has passed `transformer.h.2.output`" in back
+    assert "`transformer.h.8.output` was asked for" in back
+    assert back.endswith("It still stands at transformer.h.5\n")
+    assert [line.split()[-1] for line in result.text("forget").splitlines()] == ["memory", "gone"]
+    for layer, line in enumerate(result.solutions[0].splitlines()):
+        wanted = []
+        for position in (-1, 3):
+            logits = edited(layer, position)[1][0, -1]
+            wanted.append((logits[tokyo] - logits[paris]).item())
+        assert numbers(line) == pytest.approx(wanted, abs=0.06)
+    last, country = zip(*(numbers(line) for line in result.solutions[0].splitlines()), strict=True)
+    assert last[0] < 0 < last[-1]
+    assert country[-1] < 0 < country[0]

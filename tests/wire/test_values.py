@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nbsight.core.model import wrap
+from nbsight.core.steps import Step, StepRecord, step_of, steps_of
+from nbsight.errors import InputError, RemoteError
 from nbsight.models.outputs import BlockOutput, LogitsOutput, show_block, show_logits
-from nbsight.wire.encode import Unsendable
+from nbsight.wire.decode import Decoder
+from nbsight.wire.encode import Encoder, Unsendable
 from nbsight.wire.missing import NotHere
+from nbsight.wire.tensors import TensorReader
 from tests.wire.trips import trip
 
 ROOT = wrap(torch.nn.Linear(2, 2))
@@ -325,3 +329,44 @@ def test_a_failed_attempt_leaves_nothing_behind():
     code = encoder.attempt([shared], "good")
     assert "$tensor" in code["$list"][0]
     assert len(encoder.tensors) == 1
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        StepRecord(3),
+        StepRecord(0, True, 4, [[885], None], [" Paris", None]),
+        StepRecord(2, False, 6, [[1, 2]], None),
+    ],
+)
+def test_a_step_of_a_generation_arrives_with_what_is_known_of_it(record):
+    every = [StepRecord(at, False) for at in range(record.number)]
+    every += [record] if record.is_prompt is not None else []
+    step = step_of(record)
+    got = trip({"steps": [step, step], "all": steps_of(every)}, ROOT)
+    assert [type(one) for one in got["steps"]] == [Step, Step]
+    assert got["steps"][0] == record.number
+    assert got["steps"][0].record() == record
+    assert [one.record() for one in got["all"]] == every
+    assert repr(got["all"]).startswith(f"{len(every)} step")
+    if record.ids is None:
+        with pytest.raises(InputError, match=r"calls of a module|copy of step"):
+            got["steps"][1].token_ids
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        {"$step": [0, True]},
+        {"$step": [None, True, 4, None, None]},
+        {"$step": ["0", True, 4, None, None]},
+        {"$step": [0, True, 4, [["x"]], None]},
+        {"$steps": 3},
+        {"$steps": [[0, 1, None, None, None]]},
+    ],
+)
+def test_a_record_of_a_step_that_is_not_one_is_refused(code):
+    _, blob = Encoder(ROOT).tensors.finish()
+    decoder = Decoder(ROOT, TensorReader([], bytes(blob)), codes=[code])
+    with pytest.raises(RemoteError, match="not well formed"):
+        decoder.decode(code)

@@ -1,0 +1,136 @@
+"""Ablation: what a prediction loses when one place of a model is silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nbsight.analysis.chosen import Chosen
+from nbsight.analysis.metrics import Answers, metric_of
+from nbsight.analysis.provenance import provenance
+from nbsight.analysis.sweep import Change, Sweep, stored_values
+from nbsight.errors import InputError
+from nbsight.models.language_model import LanguageModel
+from nbsight.results.ablation import Ablation
+
+__all__ = ["ablation"]
+
+METHODS = ("zero", "mean", "resample")
+
+
+def ablation(
+    model: LanguageModel,
+    prompt: Any,
+    *,
+    method: str = "mean",
+    reference: Sequence[str] = (),
+    answers: Answers | None = None,
+    metric: Any = None,
+    sites: Sequence[str] = ("attn_out", "mlp_out"),
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | dict[str, Any] | None = None,
+    heads: bool | Sequence[int] = True,
+    seed: int = 0,
+    batch: int | None = None,
+    progress: bool | None = None,
+) -> Ablation:
+    """Silence one place at a time and measure the prediction.
+
+    Args:
+        model: A language model.
+        prompt: One prompt.
+        method: "zero" writes zeros; "mean" the mean over all positions of the reference prompts; "resample"
+            what a position of a reference prompt, drawn at random, holds there.
+        reference: Prompts that say what is ordinary there; needed for "mean" and "resample".
+        answers: The right answer and the other one, each one token.
+        metric: As for `activation_patching`.
+        sites: Some of resid_pre, z, attn_out, resid_mid, mlp_out, resid_post.
+        layers: Which blocks; all by default.
+        positions: As for `activation_patching`.
+        heads: For `z`: True ablates head by head, False all heads at once, or a list of heads.
+        seed: Of the drawing for "resample".
+        batch: Runs in one batch; by default as many as fit the free memory.
+        progress: Whether to show a bar; by default when it takes longer than half a second.
+
+    Returns:
+        The metric of every ablated run and of the plain one.
+
+    Raises:
+        InputError: a method without what it needs, several prompts, a place that is not there.
+
+    Source: for mean and resample against zero, Wang et al., "Interpretability in the wild", 2022, and Chan et
+        al., "Causal scrubbing", 2022.
+    """
+    if method not in METHODS:
+        raise InputError(f"there is no ablation {method!r}; there are {', '.join(METHODS)}.")
+    if method != "zero" and not reference:
+        raise InputError(
+            f"{method} ablation puts in what is ordinary, so it needs prompts that show what that is: "
+            '`reference=["...", "..."]`. For none at all write `method="zero"`.'
+        )
+    ids = model.to_tokens(prompt)
+    if len(ids) != 1:
+        raise InputError(f"ablation takes one prompt and was given {len(ids)}; call it for each.")
+    chosen = Chosen(model, sites, layers, heads)
+    labels, spans = chosen.spans(positions, 0, ids)
+    points, places = chosen.points(spans)
+    measure = metric_of(model, metric, answers, ids)
+    reference = [reference] if isinstance(reference, str) else list(reference)
+    change = _change(model, method, reference, chosen, ids.shape[1], seed)
+    sweep = Sweep(model, ids, points, change, lambda logits: measure(logits[:, 0]), batch=batch)
+    sweep.run(progress, f"{method} ablation")
+    values, head_values = chosen.arranged(sweep.values, places, len(spans))
+    text = prompt if isinstance(prompt, str) else "".join(labels)
+    return Ablation(
+        prompt=text,
+        sites=chosen.sites,
+        layers=chosen.layers,
+        positions=labels,
+        heads=chosen.heads,
+        values=values,
+        head_values=head_values,
+        baseline=float(np.asarray(sweep.base)),
+        method=method,
+        metric=measure.name,
+        unit=measure.unit,
+        provenance=provenance(
+            model,
+            [text],
+            seed=seed if method == "resample" else None,
+            **({"reference": reference} if reference else {}),
+        ),
+    )
+
+
+def _change(
+    model: LanguageModel, method: str, reference: list[str], chosen: Chosen, count: int, seed: int
+) -> Change:
+    if method == "zero":
+        return lambda layer, site, where, current: torch.zeros_like(current)
+    pools: dict[tuple[int, str], torch.Tensor] = {}
+    for text in reference:
+        stored, _ = stored_values(model, model.to_tokens(text), chosen.sites, chosen.layers)
+        for key, value in stored.items():
+            pools[key] = torch.cat([pools[key], value]) if key in pools else value
+    if method == "mean":
+        means = {key: value.mean(0) for key, value in pools.items()}
+
+        def mean(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
+            value = means[layer, site]
+            return value[where[1]] if site == "z" else value.expand_as(current)
+
+        return mean
+    # One donor position for each place of the prompt, drawn now, so that batches do not matter.
+    generator = torch.Generator().manual_seed(seed)
+    size = next(iter(pools.values())).shape[0]
+    draws = {key: torch.randint(size, (count,), generator=generator) for key in sorted(pools)}
+
+    def resample(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
+        pool = pools[layer, site]
+        rows = draws[layer, site].to(pool.device)[where[0]]
+        return pool[rows, where[1]] if site == "z" else pool[rows]
+
+    return resample

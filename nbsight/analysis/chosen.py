@@ -1,0 +1,142 @@
+"""What of a model is swept over: sites, layers, heads, positions, and where each run's number goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nbsight.analysis.sweep import SITES, Point
+from nbsight.analysis.unembedding import last_blocks
+from nbsight.errors import InputError
+from nbsight.models.language_model import LanguageModel
+from nbsight.models.tokens import str_tokens
+
+__all__ = ["Chosen", "Spot", "words_of"]
+
+#: Where a run's number goes: indices of site, layer and position, and of the head if it is one head's.
+Spot = tuple[int, int, int, "int | None"]
+
+
+class Chosen:
+    """The places of a model that a sweep was asked for, checked.
+
+    Args:
+        model: The model.
+        sites: Some of `SITES`.
+        layers: Which blocks; None means all.
+        heads: For `z`: True means head by head, False all heads at once, or a list of heads.
+
+    Raises:
+        InputError: a site, layer or head that is not there.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        sites: Sequence[str],
+        layers: Sequence[int] | None,
+        heads: bool | Sequence[int],
+    ) -> None:
+        self.model = model
+        self.sites = _sites(sites)
+        self.layers = _layers(layers, len(last_blocks(model)))
+        self.heads = _heads(model, heads) if "z" in self.sites else ()
+
+    def spans(
+        self, positions: Any, number: int, ids: torch.Tensor
+    ) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+        """The names and the positions of what is changed as a whole.
+
+        Args:
+            positions: None for each position on its own, a list of positions, or a dictionary of spans.
+            number: Which pair of prompts it is, for spans that are listed by pair.
+            ids: The prompt, (1, position).
+        """
+        words = words_of(self.model, ids)
+        if positions is None:
+            return tuple(words), tuple((position,) for position in range(len(words)))
+        if not isinstance(positions, dict):
+            found = tuple(_span([position], len(words)) for position in positions)
+            return tuple(words[span[0]] for span in found), found
+        spans = []
+        for span in positions.values():
+            if isinstance(span, (list, tuple)) and span and isinstance(span[0], (list, tuple)):
+                span = span[number]
+            spans.append(_span([span] if isinstance(span, int) else span, len(words)))
+        return tuple(positions), tuple(spans)
+
+    def points(self, spans: Sequence[tuple[int, ...]]) -> tuple[list[Point], list[Spot]]:
+        """One run for every site, layer, span and (at `z`) head, and where its number goes."""
+        points, spots = [], []
+        for site, name in enumerate(self.sites):
+            for row, layer in enumerate(self.layers):
+                for column, span in enumerate(spans):
+                    every: Sequence[int | None] = (
+                        range(len(self.heads)) if name == "z" and self.heads else (None,)
+                    )
+                    for head in every:
+                        which = None if head is None else (self.heads[head],)
+                        points.append(Point(layer, name, span, which))
+                        spots.append((site, row, column, head))
+        return points, spots
+
+    def arranged(
+        self, numbers: NDArray[np.float64] | None, spots: Sequence[Spot], columns: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """The numbers of all runs as (site, layer, position) and, by head, (layer, position, head)."""
+        shape = (len(self.layers), columns)
+        values = np.full((len(self.sites), *shape), np.nan)
+        by_head = np.full((*shape, len(self.heads)), np.nan) if self.heads else None
+        for (site, row, column, head), number in zip(spots, () if numbers is None else numbers, strict=False):
+            if head is None:
+                values[site, row, column] = number
+            elif by_head is not None:
+                by_head[row, column, head] = number
+        return values, by_head
+
+
+def words_of(model: LanguageModel, ids: torch.Tensor) -> list[str]:
+    """The tokens of one prompt as text; their ids where there is no tokenizer."""
+    found = ids[0].tolist()
+    return [f"<{one}>" for one in found] if model.tokenizer is None else str_tokens(model.tokenizer, found)
+
+
+def _sites(sites: Sequence[str]) -> tuple[str, ...]:
+    sites = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
+    unknown = [site for site in sites if site not in SITES]
+    if unknown or not sites:
+        raise InputError(f"there is no site {(unknown or [''])[0]!r}; there are {', '.join(SITES)}.")
+    return sites
+
+
+def _layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    chosen = range(count) if layers is None else layers
+    for layer in chosen:
+        if not -count <= layer < count:
+            raise InputError(f"the model has {count} layers, 0 to {count - 1}; there is no {layer}.")
+    return tuple(dict.fromkeys(int(layer) % count for layer in chosen))
+
+
+def _heads(model: LanguageModel, heads: bool | Sequence[int]) -> tuple[int, ...]:
+    if heads is False:
+        return ()
+    count = int(model.std.n_heads)
+    chosen = range(count) if heads is True else heads
+    for head in chosen:
+        if not 0 <= head < count:
+            raise InputError(f"the model has {count} heads, 0 to {count - 1}; there is no {head}.")
+    return tuple(dict.fromkeys(int(head) for head in chosen))
+
+
+def _span(span: Any, count: int) -> tuple[int, ...]:
+    span = range(count)[span] if isinstance(span, slice) else span
+    for position in span:
+        if not -count <= position < count:
+            raise InputError(f"the prompt has {count} positions, 0 to {count - 1}; there is no {position}.")
+    if not len(span):
+        raise InputError("a span of positions is empty; give at least one position.")
+    return tuple(int(position) % count for position in span)

@@ -1,0 +1,86 @@
+"""Norms of the residual stream and of what each part of a model writes into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from nbsight.analysis.provenance import provenance
+from nbsight.errors import InputError, PathError
+from nbsight.models.language_model import LanguageModel
+from nbsight.models.tokens import str_tokens
+from nbsight.results.norms import Norms
+
+__all__ = ["stream_norms"]
+
+COMPONENTS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+CHANNELS = 8
+
+
+def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
+    """L2 norms of the stream before, inside and after every block, and of what is added to it.
+
+    Args:
+        model: A language model whose standard names are known.
+        prompt: One prompt, whatever `model.trace` takes.
+
+    Returns:
+        Norms over d_model, float32, (component, layer, position); the cosine between the stream before and
+        after each block, (layer, position); and the channels that are largest in the stream. A parallel
+        block has no `resid_mid`, so it is left out there.
+
+    Raises:
+        InputError: the prompt is several prompts.
+        UnknownArchitectureError: the standard names are not known or not verified for this model.
+
+    Source: for outlier channels Dettmers et al., "LLM.int8()", 2022; for the first position Xiao et al.,
+        "Efficient streaming language models with attention sinks", 2023.
+    """
+    ids = model.to_tokens(prompt)
+    if len(ids) != 1:
+        raise InputError(f"norms are of one prompt, and {len(ids)} were given; call it for each.")
+    std = model.std
+    layers = range(std.n_layers)
+    components = [name for name in COMPONENTS if _exists(std, name)]
+    norms: dict[str, list[torch.Tensor]] = {name: [] for name in components}
+    turns, sizes = [], []
+    with model.trace(ids, grad=False):
+        for layer in layers:
+            before: Any = None
+            for name in components:
+                value = std.get(name, layer)[0].float()
+                norms[name].append(value.norm(dim=-1).cpu())
+                if name == "resid_pre":
+                    # The model may write into the stream in place.
+                    before = value.clone()
+                elif name == "resid_post":
+                    turns.append(torch.cosine_similarity(before, value, dim=-1).cpu())
+                    sizes.append(value.square().mean(0).sqrt().cpu())
+    size = torch.stack(sizes)
+    relative = size / size.median(dim=-1, keepdim=True).values.clamp_min(1e-12)
+    channels = relative.amax(0).topk(min(CHANNELS, relative.shape[-1])).indices
+    found = ids[0].tolist()
+    words = str_tokens(model.tokenizer, found) if model.tokenizer is not None else [f"<{i}>" for i in found]
+    text = prompt if isinstance(prompt, str) else "".join(words)
+    return Norms(
+        prompt=text,
+        components=components,
+        layers=list(layers),
+        tokens=words,
+        norm=np.stack([torch.stack(norms[name]).numpy() for name in components]),
+        turn=torch.stack(turns).numpy(),
+        channels=channels.tolist(),
+        channel_size=relative[:, channels].numpy(),
+        model=str(model._name),
+        provenance=provenance(model, [text]),
+    )
+
+
+def _exists(std: Any, name: str) -> bool:
+    try:
+        std.place(name, 0)
+    except PathError:
+        return False
+    return True

@@ -1,0 +1,340 @@
+"""Activation patching: which places of a model carry what makes two prompts differ."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nbsight.analysis.chosen import Chosen, words_of
+from nbsight.analysis.metrics import Answers, Metric, metric_of
+from nbsight.analysis.provenance import provenance
+from nbsight.analysis.sweep import Sweep, stored_values
+from nbsight.errors import InputError, NbsightWarning
+from nbsight.models.language_model import LanguageModel
+from nbsight.models.tokens import describe_lengths
+from nbsight.results.patching import Patching
+
+__all__ = ["PatchingSweep", "activation_patching"]
+
+DIRECTIONS = ("denoise", "noise")
+
+
+def activation_patching(
+    model: LanguageModel,
+    clean: Any,
+    corrupted: Any,
+    *,
+    answers: Answers | Sequence[Answers] | None = None,
+    metric: Any = None,
+    sites: Sequence[str] = ("resid_post",),
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | dict[str, Any] | None = None,
+    heads: bool | Sequence[int] = True,
+    direction: str = "denoise",
+    batch: int | None = None,
+    progress: bool | None = None,
+    on_batch: Callable[[Patching], None] | None = None,
+) -> Patching:
+    """Give one place of a run at a time what it holds in the other run, and measure the prediction.
+
+    Args:
+        model: A language model.
+        clean: The prompt that is answered rightly, or a list of prompts.
+        corrupted: The same prompt with something else in it, with as many tokens; or a list.
+        answers: The right answer and the other one, each one token; or such a pair for each pair of prompts.
+        metric: What is measured of the last position's logits, (row, d_vocab) to (row,): a function, a
+            `Metric`, or "logit_difference" (the default), "probability" or "kl".
+        sites: Some of resid_pre, z, attn_out, resid_mid, mlp_out, resid_post.
+        layers: Which blocks; all by default.
+        positions: Which positions, each on its own; all by default. A dictionary names spans that are
+            patched as a whole: `{"subject": [1, 2, 3], "last": -1}`, or a list of spans, one for each pair.
+        heads: For `z`: True patches head by head, False all heads at once, or a list of heads.
+        direction: "denoise" runs the corrupted prompt and patches from the clean one; "noise" the other way.
+        batch: Runs in one batch; by default as many as fit the free memory.
+        progress: Whether to show a bar; by default when it takes longer than half a second.
+        on_batch: Called with what is known so far after every batch.
+
+    Returns:
+        The metric of every run and the two runs it lies between. After a KeyboardInterrupt it holds what was
+        done, and `result.resume()` does the rest.
+
+    Raises:
+        InputError: prompts that do not line up, answers of several tokens, a layer, head or position that is
+            not there, a metric that does not give one number for each row.
+
+    Source: Vig et al., "Investigating gender bias in language models using causal mediation analysis", 2020;
+        Meng et al., "Locating and editing factual associations in GPT", 2022; for the directions Heimersheim
+        and Nanda, "How to use and interpret activation patching", 2024.
+    """
+    sweep = PatchingSweep(
+        model,
+        clean,
+        corrupted,
+        answers=answers,
+        metric=metric,
+        sites=sites,
+        layers=layers,
+        positions=positions,
+        heads=heads,
+        direction=direction,
+        batch=batch,
+    )
+    return sweep.run(progress=progress, on_batch=on_batch)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One pair of prompts, ready to run."""
+
+    base: torch.Tensor
+    donor: torch.Tensor
+    clean_text: str
+    corrupted_text: str
+    metric: Metric
+    spans: tuple[tuple[int, ...], ...]
+
+
+class PatchingSweep:
+    """Activation patching that can be watched, stopped and gone on with.
+
+        sweep = PatchingSweep(model, clean, corrupted, answers=(" Paris", " Rome"))
+        for partial in sweep:                # a `Patching` after each batch
+            ...
+
+    Args: as for `activation_patching`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        clean: Any,
+        corrupted: Any,
+        *,
+        answers: Answers | Sequence[Answers] | None = None,
+        metric: Any = None,
+        sites: Sequence[str] = ("resid_post",),
+        layers: Sequence[int] | None = None,
+        positions: Sequence[int] | dict[str, Any] | None = None,
+        heads: bool | Sequence[int] = True,
+        direction: str = "denoise",
+        batch: int | None = None,
+    ) -> None:
+        if direction not in DIRECTIONS:
+            raise InputError(
+                f'direction is "denoise" (run corrupted, patch from clean) or "noise"; not {direction!r}.'
+            )
+        self.model, self.direction, self.batch = model, direction, batch
+        self.chosen = Chosen(model, sites, layers, heads)
+        pairs = _prompts(model, clean, corrupted)
+        self._answers = _answers_for(answers, len(pairs))
+        self.labels: tuple[str, ...] = ()
+        self.notes: list[str] = []
+        self.pairs = [
+            self._pair(number, clean_ids, other_ids, metric, positions)
+            for number, (clean_ids, other_ids) in enumerate(pairs)
+        ]
+        self._check_notes()
+        self._sweeps: list[Sweep | None] = [None] * len(self.pairs)
+        self._ends = [np.nan] * len(self.pairs)
+        self._count = len(self.chosen.points(self.pairs[0].spans)[0])
+
+    def __len__(self) -> int:
+        """The number of patched runs."""
+        return self._count * len(self.pairs)
+
+    @property
+    def done(self) -> int:
+        """How many of them are done."""
+        return sum(int(sweep.done.sum()) for sweep in self._sweeps if sweep is not None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all are."""
+        return all(sweep is not None and sweep.is_complete for sweep in self._sweeps)
+
+    def __iter__(self) -> Iterator[Patching]:
+        for number in range(len(self.pairs)):
+            sweep = self._sweep(number)
+            for _ in sweep:
+                yield self.result()
+
+    def run(
+        self, *, progress: bool | None = None, on_batch: Callable[[Patching], None] | None = None
+    ) -> Patching:
+        """Do what is left and return the result; a KeyboardInterrupt returns what is there.
+
+        Args:
+            progress: Whether to show a bar; by default when it takes longer than half a second.
+            on_batch: Called with what is known so far after every batch.
+        """
+        from tqdm.auto import tqdm
+
+        bar = tqdm(
+            total=len(self),
+            desc="patching",
+            disable=progress is False,
+            delay=0 if progress else 0.5,
+            leave=False,
+        )
+        try:
+            with bar:
+                for number in range(len(self.pairs)):
+                    for _ in self._sweep(number):
+                        bar.update(self.done - bar.n)
+                        if on_batch is not None:
+                            on_batch(self.result())
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"stopped after {self.done} of {len(self)} runs; the rest are NaN. `result.resume()` goes "
+                "on.",
+                NbsightWarning,
+                stacklevel=3,
+            )
+        return self.result()
+
+    def result(self) -> Patching:
+        """What is known so far."""
+        tables, bases, ends = [], [], []
+        for pair, sweep, end in zip(self.pairs, self._sweeps, self._ends, strict=True):
+            _, spots = self.chosen.points(pair.spans)
+            known = None if sweep is None else sweep.values
+            tables.append(self.chosen.arranged(known, spots, len(pair.spans)))
+            bases.append(np.nan if sweep is None or sweep.base is None else float(sweep.base))
+            ends.append(end)
+        by_head = [table for _, table in tables if table is not None]
+        denoise = self.direction == "denoise"
+        complete = self.is_complete
+        return Patching(
+            clean_prompts=[pair.clean_text for pair in self.pairs],
+            corrupted_prompts=[pair.corrupted_text for pair in self.pairs],
+            sites=self.chosen.sites,
+            layers=self.chosen.layers,
+            positions=self.labels,
+            heads=self.chosen.heads,
+            values=np.stack([table for table, _ in tables]),
+            head_values=np.stack(by_head) if by_head else None,
+            clean=np.array(ends if denoise else bases),
+            corrupted=np.array(bases if denoise else ends),
+            metric=self.pairs[0].metric.name,
+            unit=self.pairs[0].metric.unit,
+            direction=self.direction,
+            notes=tuple(self.notes),
+            provenance=provenance(
+                self.model,
+                [text for pair in self.pairs for text in (pair.clean_text, pair.corrupted_text)],
+                batch=None if not self._sweeps[0] else self._sweeps[0]._rows,
+            ),
+            resume=None if complete else self.run,
+        )
+
+    # -- preparing -----------------------------------------------------------------------------
+
+    def _pair(
+        self, number: int, clean: torch.Tensor, corrupted: torch.Tensor, metric: Any, positions: Any
+    ) -> _Pair:
+        if clean.shape != corrupted.shape:
+            raise InputError(
+                "patching position by position needs prompts of equal length. "
+                f"{describe_lengths(self.model.tokenizer, clean[0].tolist(), corrupted[0].tolist())}"
+            )
+        base, donor = (corrupted, clean) if self.direction == "denoise" else (clean, corrupted)
+        labels, spans = self.chosen.spans(positions, number, base)
+        if not self.labels:
+            self.labels = labels
+        elif len(spans) != len(self.labels):
+            raise InputError(
+                f"the first pair of prompts has {len(self.labels)} positions and pair {number} has "
+                f"{len(spans)}, so they have no common axis. Name spans, one for each pair: "
+                '`positions={"subject": [[1, 2], [1, 2, 3]], "last": -1}`.'
+            )
+        return _Pair(
+            base,
+            donor,
+            "".join(words_of(self.model, clean)),
+            "".join(words_of(self.model, corrupted)),
+            metric_of(self.model, metric, None if self._answers is None else self._answers[number], clean),
+            spans,
+        )
+
+    def _check_notes(self) -> None:
+        for number, pair in enumerate(self.pairs):
+            of = f" of pair {number}" if len(self.pairs) > 1 else ""
+            whole = [
+                label
+                for label, span in zip(self.labels, pair.spans, strict=True)
+                if len(set(span)) == pair.base.shape[1]
+            ]
+            if whole and any(site.startswith("resid") for site in self.chosen.sites):
+                self.notes.append(
+                    f"`{whole[0]}`{of} is every position: patching the whole stream there gives the donor's "
+                    "prediction by construction."
+                )
+            if torch.equal(pair.base, pair.donor):
+                self.notes.append(f"both prompts{of} are the same, so no patch can change anything.")
+
+    # -- running -------------------------------------------------------------------------------
+
+    def _sweep(self, number: int) -> Sweep:
+        sweep = self._sweeps[number]
+        if sweep is None:
+            pair = self.pairs[number]
+            stored, logits = stored_values(self.model, pair.donor, self.chosen.sites, self.chosen.layers)
+            self._ends[number] = float(np.asarray(pair.metric(logits)).reshape(-1)[0])
+            points, _ = self.chosen.points(pair.spans)
+
+            def change(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
+                return stored[layer, site][where].to(current.device)
+
+            sweep = self._sweeps[number] = Sweep(
+                self.model,
+                pair.base,
+                points,
+                change,
+                lambda logits: pair.metric(logits[:, 0]),
+                batch=self.batch,
+            )
+        return sweep
+
+
+# -- what was asked for ------------------------------------------------------------------------------
+
+
+def _prompts(model: LanguageModel, clean: Any, corrupted: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    many = [
+        isinstance(prompts, (list, tuple)) and all(isinstance(p, str) for p in prompts)
+        for prompts in (clean, corrupted)
+    ]
+    if many[0] != many[1]:
+        raise InputError("give one clean and one corrupted prompt, or a list of each.")
+    pairs = list(zip(clean, corrupted, strict=False)) if many[0] else [(clean, corrupted)]
+    if many[0] and (len(clean) != len(corrupted) or not clean):
+        raise InputError(
+            f"there are {len(clean)} clean prompts and {len(corrupted)} corrupted ones; give pairs."
+        )
+    found = []
+    for one, other in pairs:
+        ids = model.to_tokens(one), model.to_tokens(other)
+        if any(len(part) != 1 for part in ids):
+            raise InputError(
+                "each clean and each corrupted prompt is one prompt; for several give lists of text."
+            )
+        found.append(ids)
+    return found
+
+
+def _answers_for(answers: Any, count: int) -> list[Answers] | None:
+    if answers is None:
+        return None
+    if len(answers) == 2 and all(isinstance(answer, (str, int)) for answer in answers):
+        return [tuple(answers)] * count
+    if len(answers) != count or any(isinstance(pair, str) or len(pair) != 2 for pair in answers):
+        raise InputError(
+            'answers are the right one and the other one, `(" Paris", " Rome")`, or such a pair for each of '
+            f"the {count} pairs of prompts; these are {answers!r}."
+        )
+    return [tuple(pair) for pair in answers]

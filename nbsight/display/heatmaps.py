@@ -1,0 +1,125 @@
+"""Heatmaps of signed shares as still pictures: no pyplot, so no global state and any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbsight.display.figures import INK, MUTED
+from nbsight.display.palette import LIGHT, ink_on, ramp
+from nbsight.display.text import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Panel", "heatmaps", "signed"]
+
+#: Title, values (row, column), labels of rows (lowest first) and of columns.
+Panel = tuple[str, NDArray[np.floating[Any]], Sequence[str], Sequence[str]]
+
+#: The other arm of the scale, for values below 0: told from the first by colour-blind readers too.
+NEGATIVE = ("#f5f8fa", "#fbe7d3", "#f6cfa6", "#edaf70", "#dd8b3f", "#c06a1f", "#995012", "#70390c", "#472407")
+MISSING = (0.93, 0.93, 0.93)
+_NUMBERS_UP_TO = 16  # columns; with more, numbers in the cells cannot be read
+
+
+def signed(values: NDArray[np.floating[Any]], limit: float) -> NDArray[np.float64]:
+    """Colours of values between −limit and limit; 0 is pale, NaN grey.
+
+    Args:
+        values: Any shape.
+        limit: Where the colours end.
+    """
+    shares = np.asarray(values, np.float64) / limit
+    colours = np.where(shares[..., None] < 0, ramp(-shares, NEGATIVE), ramp(shares, LIGHT))
+    colours[np.isnan(shares)] = MISSING
+    return colours
+
+
+def heatmaps(
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    value_title: str,
+    columns: int = 3,
+    row_title: str = "layer",
+) -> Figure:
+    """Heatmaps on one colour scale, which is centred at 0.
+
+    Args:
+        panels: What to draw, each with a title.
+        title: What the whole shows.
+        value_title: What the colour means.
+        columns: Panels side by side.
+        row_title: What a row is.
+    """
+    from matplotlib.figure import Figure
+
+    known = np.concatenate(
+        [np.abs(values[np.isfinite(values)]) for _, values, _, _ in panels] or [np.ones(1)]
+    )
+    limit = max(float(known.max()) if known.size else 1.0, 1e-12)
+    across = min(columns, len(panels))
+    down = -(-len(panels) // across)
+    wide = max(values.shape[1] for _, values, _, _ in panels)
+    high = max(values.shape[0] for _, values, _, _ in panels)
+    cell = 0.52 if wide <= _NUMBERS_UP_TO else 0.24
+    size = (across * max(wide * cell + 0.9, 3.4), down * max(high * 0.24 + 1.25, 2.4) + 0.8)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel, limit, row_title)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.suptitle(title, fontsize=10.5, color=INK, x=0.01, ha="left", parse_math=False)
+    scale = figure.colorbar(
+        _scale(limit), ax=list(grid.flat), orientation="horizontal", fraction=0.05, aspect=40, pad=0.02
+    )
+    scale.outline.set_visible(False)
+    scale.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
+    scale.set_label(value_title, fontsize=8.5, color=MUTED)
+    return figure
+
+
+def _draw(axes: Any, panel: Panel, limit: float, row_title: str) -> None:
+    name, values, rows, columns = panel
+    colours = signed(values, limit)
+    axes.imshow(colours, aspect="auto", origin="lower", interpolation="nearest")
+    if values.shape[1] <= _NUMBERS_UP_TO:
+        inks = ink_on(colours)
+        for row, column in np.ndindex(values.shape):
+            value = values[row, column]
+            if np.isfinite(value):
+                axes.text(
+                    column, row, _short(value), color=inks[row, column], ha="center", va="center", fontsize=7
+                )
+    axes.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(values.shape[0] + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.8)
+    every = max(1, -(-len(columns) // 48))  # labels that can still be told apart
+    places = list(range(0, len(columns), every))
+    axes.set_xticks(places, [shorten(columns[i], 12) for i in places], rotation=55, ha="right", fontsize=8)
+    for label in axes.get_xticklabels():
+        label.set_rotation_mode("anchor")
+        label.set_parse_math(False)
+    axes.set_yticks(np.arange(len(rows)), rows, fontsize=8)
+    axes.tick_params(which="both", length=0, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_ylabel(row_title, fontsize=9, color=MUTED)
+    axes.set_title(name, fontsize=9.5, color=INK, loc="left", parse_math=False)
+
+
+def _short(value: float) -> str:
+    text = f"{value:.2f}" if abs(value) < 9.95 else f"{value:.0f}"
+    return text.replace("-0.00", "0").replace("0.00", "0").replace("-", "−").replace("0.", ".", 1)
+
+
+def _scale(limit: float) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    steps = np.linspace(-limit, limit, 255)
+    return ScalarMappable(Normalize(-limit, limit), ListedColormap(signed(steps, limit)))

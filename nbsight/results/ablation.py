@@ -1,0 +1,104 @@
+"""What ablation found: how a prediction changes when one place of a model is silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbsight.display.text import shorten, visible
+from nbsight.results.base import Result, coordinate, variable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Ablation"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation(Result):
+    """The metric of every ablated run beside the plain run's.
+
+    Args:
+        prompt: The text that was run.
+        sites: What was ablated.
+        layers: Which blocks.
+        positions: The prompt's tokens, or the names of spans.
+        heads: Heads, where `z` was ablated by head; otherwise empty.
+        values: The metric of every run, (site, layer, position); NaN at `z` by head.
+        head_values: The same by head, (layer, position, head); None without heads.
+        baseline: The metric of the plain run.
+        method: "zero", "mean" or "resample".
+        metric: Name of the metric.
+        unit: Its unit.
+    """
+
+    title = "ablation"
+
+    prompt: str
+    sites: Sequence[str] = coordinate("site")
+    layers: Sequence[int] = coordinate("layer")
+    positions: Sequence[str] = coordinate("position", name="token")
+    heads: Sequence[int] = coordinate("head")
+    values: NDArray[np.float64] = variable("site", "layer", "position", name="value")
+    head_values: NDArray[np.float64] | None = variable(
+        "layer", "position", "head", name="head_value", default=None
+    )
+    baseline: float = 0.0
+    method: str = "zero"
+    metric: str = "metric"
+    unit: str = "metric"
+
+    @property
+    def effect(self) -> NDArray[np.float64]:
+        """How far each ablation moved the metric, (site, layer, position)."""
+        return np.asarray(self.values - self.baseline, np.float64)
+
+    @property
+    def head_effect(self) -> NDArray[np.float64] | None:
+        """The same by head, (layer, position, head)."""
+        return None if self.head_values is None else np.asarray(self.head_values - self.baseline, np.float64)
+
+    def plot(self, *, columns: int = 3) -> Figure:
+        """Heatmaps of `effect`, one for each site; by head, layer × head at the position that moves most."""
+        from nbsight.display.heatmaps import Panel, heatmaps
+
+        rows = list(map(str, self.layers))
+        panels: list[Panel] = [
+            (site, self.effect[place], rows, [visible(token) for token in self.positions])
+            for place, site in enumerate(self.sites)
+            if site != "z" or self.head_values is None
+        ]
+        by_head = self.head_effect
+        if by_head is not None:
+            places = np.abs(np.nan_to_num(by_head)).argmax(1)[:, None]
+            strongest = np.take_along_axis(by_head, places, 1)[:, 0]
+            panels.append(("z, strongest position", strongest, rows, list(map(str, self.heads))))
+        title = f"{self.method.capitalize()} ablation · {self.provenance.get('model', '')}".rstrip(" ·")
+        return heatmaps(panels, title=title, value_title=f"change of the {self.metric}", columns=columns)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Ablation ({self.method}) of {shorten(repr(self.prompt), 60)}: {self.metric}",
+            f"  plain run {self.baseline:8.3f}",
+        ]
+        if np.isfinite(self.effect).any():
+            place = np.unravel_index(int(np.nanargmax(np.abs(self.effect))), self.effect.shape)
+            site, layer, position = (int(index) for index in place)
+            moved = self.effect[site, layer, position]
+            lines.append(
+                f"  most moved by {self.sites[site]} of layer {self.layers[layer]} at "
+                f"{visible(self.positions[position])!r} ({position}): {moved:+.3f}"
+            )
+        by_head = self.head_effect
+        if by_head is not None and np.isfinite(by_head).any():
+            place = np.unravel_index(int(np.nanargmax(np.abs(by_head))), by_head.shape)
+            layer, position, head = (int(index) for index in place)
+            lines.append(
+                f"  most moved by head {self.heads[head]} of layer {self.layers[layer]} at "
+                f"{visible(self.positions[position])!r} ({position}): {by_head[layer, position, head]:+.3f}"
+            )
+        return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""How large the residual stream is, and what each part of a model writes into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbsight.display.text import shorten, visible
+from nbsight.results.base import Result, coordinate, variable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Norms"]
+
+#: What each part is written into.
+STREAM_OF = {"attn_out": "resid_pre", "mlp_out": "resid_mid"}
+_SPIKE = 5.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Norms(Result):
+    """L2 norms of the stream and of what is written into it.
+
+    Args:
+        prompt: The text that was read.
+        components: Parts of a block, in the order in which they are computed.
+        layers: Indices of the blocks.
+        tokens: The prompt's tokens as text.
+        norm: L2 norms over d_model, float32, (component, layer, position).
+        turn: Cosine between the stream before and after each block, float32, (layer, position).
+        channels: The channels of the stream with the largest values, largest first.
+        channel_size: How many times the median channel's size each of them has after each block,
+            float32, (layer, channel); sizes are root mean squares over positions.
+        model: The name under which the model was loaded.
+    """
+
+    title = "residual stream norms"
+
+    prompt: str
+    components: Sequence[str] = coordinate("component")
+    layers: Sequence[int] = coordinate("layer")
+    tokens: Sequence[str] = coordinate("position", name="token")
+    norm: NDArray[np.float32] = variable("component", "layer", "position", unit="L2 norm")
+    turn: NDArray[np.float32] = variable("layer", "position", name="cosine", unit="cosine")
+    channels: Sequence[int] = coordinate("channel")
+    channel_size: NDArray[np.float32] = variable("layer", "channel", unit="times the median channel")
+    model: str = ""
+
+    def of(self, component: str) -> NDArray[np.float32]:
+        """The norms of one component, (layer, position)."""
+        if component not in self.components:
+            raise KeyError(f"there is no {component!r} here; there are {', '.join(self.components)}.")
+        found: NDArray[np.float32] = self.norm[list(self.components).index(component)]
+        return found
+
+    def ratio(self, component: str) -> NDArray[np.float32]:
+        """How large a write is beside the stream that it is added to, (layer, position).
+
+        Args:
+            component: "attn_out" or "mlp_out".
+        """
+        stream = STREAM_OF.get(component)
+        if stream is None:
+            raise KeyError(f"{component!r} is not written into the stream; attn_out and mlp_out are.")
+        # Parallel blocks have no stream between: both read, and add to, the one before.
+        return self.of(component) / self.of(stream if stream in self.components else "resid_pre")
+
+    @property
+    def spike(self) -> float:
+        """How many times the median of later positions the first position's stream is, at its largest."""
+        if len(self.tokens) < 2:
+            return 1.0
+        stream = self.of("resid_post")
+        return float((stream[:, 0] / np.median(stream[:, 1:], axis=1)).max())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing before reading the picture."""
+        found = []
+        if self.spike > _SPIKE:
+            found.append(
+                f"the first position is up to {self.spike:.0f} times as large as the others: many models "
+                "park attention there. Leave it out of means."
+            )
+        largest = float(self.channel_size[:, 0].max())
+        if largest > 4 * _SPIKE:
+            found.append(
+                f"channel {self.channels[0]} is up to {largest:.0f} times the median channel, so cosines "
+                "between streams say little else."
+            )
+        return tuple(found)
+
+    def plot(self) -> Figure:
+        """Norms by layer: one line for each component, the median over positions with its range."""
+        from nbsight.display.lines import lines_figure
+
+        start = 1 if self.spike > _SPIKE and len(self.tokens) > 1 else 0
+        series = [
+            (
+                component,
+                np.median(self.of(component)[:, start:], axis=1),
+                self.of(component)[:, start:].min(1),
+                self.of(component)[:, start:].max(1),
+            )
+            for component in self.components
+        ]
+        where = "positions from the second" if start else "positions"
+        return lines_figure(
+            series,
+            places=list(map(str, self.layers)),
+            title=f"Norms of the stream and its parts · {self.model}".rstrip(" ·"),
+            x_title="layer",
+            y_title=f"L2 norm (median and range of {where})",
+        )
+
+    def __repr__(self) -> str:
+        head = f"Norms of {shorten(repr(self.prompt), 60)}" + (f" through {self.model}" if self.model else "")
+        lines = [f"{head}: L2 norm, median over positions"]
+        lines.append("layer" + "".join(f"{name:>12}" for name in self.components) + f"{'cosine':>10}")
+        medians = np.median(self.norm, axis=-1)
+        turns = np.median(self.turn, axis=-1)
+        for row in range(len(self.layers) - 1, -1, -1):
+            cells = "".join(f"{medians[part, row]:12.3g}" for part in range(len(self.components)))
+            lines.append(f"{self.layers[row]:>5}{cells}{turns[row]:10.3f}")
+        lines += [f"note: {note}" for note in self.notes]
+        lines.append("tokens: " + " ".join(visible(token) for token in self.tokens[:24]))
+        return "\n".join(lines)

@@ -1,0 +1,296 @@
+"""Patching equals a hand-written loop of hooks, and says what a reader must know."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from nbsight.analysis.metrics import logit_difference
+from nbsight.analysis.patching import PatchingSweep, activation_patching
+from nbsight.errors import InputError, NbsightWarning
+from nbsight.models.language_model import LanguageModel
+from nbsight.results.base import load_result
+from nbsight.results.patching import Patching
+
+CLEAN, CORRUPTED = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
+ANSWERS = (" Paris", " Rome")
+MORE = [
+    ("The capital of France is", "The capital of Italy is", (" Paris", " Rome")),
+    ("The capital of Italy is", "The capital of France is", (" Rome", " Paris")),
+    ("The capital of Spain is", "The capital of France is", (" Madrid", " Paris")),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return LanguageModel("nbsight/demo", dispatch=True)
+
+
+def streams(model, text):
+    """The stream before and after each block, and the logits, by plain hooks."""
+    kept, handles = {}, []
+    for layer, block in enumerate(model._model.transformer.h):
+        handles.append(
+            block.register_forward_pre_hook(
+                lambda _, args, layer=layer: kept.__setitem__(("resid_pre", layer), args[0].clone())
+            )
+        )
+        handles.append(
+            block.register_forward_hook(
+                lambda _, __, out, layer=layer: kept.__setitem__(
+                    ("resid_post", layer), (out if isinstance(out, torch.Tensor) else out[0]).clone()
+                )
+            )
+        )
+    with torch.no_grad():
+        logits = model._model(model.to_tokens(text)).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return kept, logits
+
+
+def patched_by_hand(model, text, donors, site, layer, positions):
+    """The last logits of a run in which a plain hook writes another run's stream."""
+    block = model._model.transformer.h[layer]
+
+    def write(hidden):
+        for position in positions:
+            hidden[:, position] = donors[site, layer][:, position]
+
+    def after(_, __, out):
+        write(out if isinstance(out, torch.Tensor) else out[0])
+
+    if site == "resid_post":
+        handle = block.register_forward_hook(after)
+    else:
+        handle = block.register_forward_pre_hook(lambda _, args: write(args[0]))
+    with torch.no_grad():
+        logits = model._model(model.to_tokens(text)).logits[0, -1]
+    handle.remove()
+    return logits
+
+
+def difference(model, logits, answers=ANSWERS):
+    right, wrong = (model.to_single_token(answer) for answer in answers)
+    return float(logits[right] - logits[wrong])
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_every_value_equals_a_loop_of_hooks(model, direction):
+    result = activation_patching(
+        model, CLEAN, CORRUPTED, answers=ANSWERS, sites=("resid_pre", "resid_post"), direction=direction
+    )
+    base, donor = (CORRUPTED, CLEAN) if direction == "denoise" else (CLEAN, CORRUPTED)
+    donors, donor_logits = streams(model, donor)
+    base_logits = streams(model, base)[1]
+    ends = {base: difference(model, base_logits), donor: difference(model, donor_logits)}
+    assert result.clean[0] == pytest.approx(ends[CLEAN], abs=1e-4)
+    assert result.corrupted[0] == pytest.approx(ends[CORRUPTED], abs=1e-4)
+    for site, layer, position in itertools.product(range(2), range(12), range(len(result.positions))):
+        name = result.sites[site]
+        want = difference(model, patched_by_hand(model, base, donors, name, layer, [position]))
+        assert result.values[0, site, layer, position] == pytest.approx(want, abs=1e-4)
+        share = (want - ends[base]) / (ends[donor] - ends[base])
+        assert result.recovered[0, site, layer, position] == pytest.approx(share, abs=1e-4)
+    assert result.is_complete
+    assert result.resume is None
+
+
+def test_the_fact_moves_from_the_subject_to_the_last_token(model):
+    result = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS)
+    shares = result.mean()[0]
+    last = len(result.positions) - 1
+    assert shares[0].argmax() in (1, 2)  # the landmark's own tokens
+    assert shares[-1].argmax() == last
+    assert shares[-1, last] == pytest.approx(1, abs=1e-4)
+    assert np.abs(shares).max() > 0.5
+    assert not np.allclose(shares, shares[0])  # not flat, as a patch of all positions would be
+
+
+def test_a_span_that_is_every_position_gives_the_donors_prediction_and_says_so(model):
+    result = activation_patching(
+        model, CLEAN, CORRUPTED, answers=ANSWERS, positions={"all": slice(None), "last": -1}
+    )
+    assert np.allclose(result.recovered[0, 0, :, 0], 1, atol=1e-4)
+    assert "`all` is every position" in result.notes[0]
+    assert "by construction" in repr(result)
+    assert result.positions == ("all", "last")
+
+
+def test_several_pairs_each_have_their_own_answers(model):
+    clean, corrupted, answers = zip(*MORE, strict=True)
+    result = activation_patching(
+        model, list(clean), list(corrupted), answers=list(answers), layers=[0, 5, -1]
+    )
+    assert result.layers == (0, 5, 11)
+    for pair, (one, other, own) in enumerate(MORE):
+        donors = streams(model, one)[0]
+        for layer, position in itertools.product(range(3), range(len(result.positions))):
+            logits = patched_by_hand(model, other, donors, "resid_post", result.layers[layer], [position])
+            want = difference(model, logits, own)
+            assert result.values[pair, 0, layer, position] == pytest.approx(want, abs=1e-4)
+    low, high = result.interval()
+    mean = result.mean()
+    assert (low <= mean + 1e-9).all()
+    assert (mean <= high + 1e-9).all()
+    assert np.allclose(mean, result.recovered.mean(0))
+
+
+def test_a_metric_can_be_any_function(model):
+    own = activation_patching(
+        model, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 3] ** 2, layers=[2], positions=[1, -1]
+    )
+    donors = streams(model, CLEAN)[0]
+    for place, position in enumerate([1, len(model.to_str_tokens(CORRUPTED)) - 1]):
+        logits = patched_by_hand(model, CORRUPTED, donors, "resid_post", 2, [position])
+        assert own.values[0, 0, 0, place] == pytest.approx(float(logits[3]) ** 2, rel=1e-4)
+    by_name = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[2])
+    by_metric = activation_patching(
+        model, CLEAN, CORRUPTED, metric=logit_difference(model, *ANSWERS), layers=[2]
+    )
+    assert np.array_equal(by_name.values, by_metric.values)
+
+
+def test_kl_is_measured_from_the_clean_prediction(model):
+    result = activation_patching(model, CLEAN, CORRUPTED, metric="kl", layers=[11], positions=[-1])
+    assert result.clean[0] == pytest.approx(0, abs=1e-5)
+    assert result.values[0, 0, 0, 0] == pytest.approx(0, abs=1e-4)  # the last layer's last position is all
+    clean, corrupted = (streams(model, text)[1].log_softmax(-1) for text in (CLEAN, CORRUPTED))
+    assert result.corrupted[0] == pytest.approx(float((clean.exp() * (clean - corrupted)).sum()), rel=1e-4)
+
+
+def test_an_interrupt_keeps_what_is_done_and_resume_does_the_rest(model):
+    whole = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, batch=20)
+    calls = []
+
+    def stop(partial):
+        calls.append(partial)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(NbsightWarning, match=r"stopped after 40 of 96 runs; .*`result\.resume\(\)` goes on"):
+        part = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, batch=20, on_batch=stop)
+    assert not part.is_complete
+    assert int(np.isfinite(part.values).sum()) == 40
+    assert "not complete" in repr(part)
+    rest = part.resume()
+    assert rest.is_complete
+    assert np.allclose(rest.values, whole.values, atol=1e-4)
+
+
+def test_partial_results_come_as_batches_end(model):
+    sweep = PatchingSweep(model, CLEAN, CORRUPTED, answers=ANSWERS, batch=30)
+    known = [int(np.isfinite(part.values).sum()) for part in sweep]
+    assert known == [30, 60, 90, 96]
+    assert sweep.is_complete
+
+
+def test_a_result_survives_a_file_and_a_pickle(model, tmp_path):
+    result = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[3])
+    for back in (load_result(result.save(tmp_path / "patching")), pickle.loads(pickle.dumps(result))):
+        assert isinstance(back, Patching)
+        assert np.array_equal(back.values, result.values)
+        assert back.hash == result.hash
+        assert repr(back) == repr(result)
+    table = result.to_dataframe()
+    assert len(table) == result.values.size
+    assert result.to_xarray()["value"].dims == ("pair", "site", "layer", "position")
+
+
+def test_the_picture_has_a_panel_for_each_site(model):
+    result = activation_patching(
+        model, CLEAN, CORRUPTED, answers=ANSWERS, sites=("resid_pre", "resid_post"), layers=[0, 11]
+    )
+    figure = result.plot()
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:2] == ["resid_pre", "resid_post"]
+
+
+def synthetic(shares):
+    shares = np.asarray(shares, float)
+    return Patching(
+        clean_prompts=["a"] * len(shares),
+        corrupted_prompts=["b"] * len(shares),
+        sites=["resid_post"],
+        layers=[0],
+        positions=[str(place) for place in range(shares.shape[1])],
+        heads=[],
+        values=shares[:, None, None],
+        clean=np.ones(len(shares)),
+        corrupted=np.zeros(len(shares)),
+    )
+
+
+def test_significance_finds_what_is_there_and_little_else():
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 0.2, (20, 40))
+    noise[:, :3] += 1
+    marked = synthetic(noise).significant()[0, 0]
+    assert marked[:3].all()
+    assert marked[3:].sum() <= 2
+
+
+def test_few_pairs_show_nothing_and_an_interval_covers_the_truth():
+    generator = np.random.default_rng(1)
+    assert not synthetic(generator.normal(1, 0.1, (3, 30))).significant().any()
+    covered = []
+    for _ in range(60):
+        low, high = synthetic(generator.normal(0.5, 0.3, (25, 1))).interval(draws=400)
+        covered.append(low[0, 0, 0] <= 0.5 <= high[0, 0, 0])
+    assert np.mean(covered) > 0.8
+
+
+def test_one_pair_has_no_interval():
+    with pytest.raises(ValueError, match="needs at least two pairs"):
+        synthetic(np.zeros((1, 2))).interval()
+
+
+def test_equal_baselines_have_no_share():
+    result = synthetic(np.full((2, 3), 0.5))
+    same = Patching(**{**result.__dict__, "clean": np.zeros(2)})
+    assert np.isnan(same.recovered).all()
+    assert "most recovered" not in repr(same)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, r"Write `answers=\(\" Paris\", \" Rome\"\)`"),
+        ({"answers": (" Constantinople", " Rome")}, "Constantinople"),
+        ({"answers": ANSWERS, "sites": ("resid",)}, "there is no site 'resid'; there are resid_pre, z,"),
+        ({"answers": ANSWERS, "layers": [12]}, "the model has 12 layers, 0 to 11; there is no 12"),
+        ({"answers": ANSWERS, "positions": [99]}, "the prompt has 8 positions, 0 to 7; there is no 99"),
+        ({"answers": ANSWERS, "positions": {"a": []}}, "a span of positions is empty"),
+        ({"answers": ANSWERS, "direction": "up"}, r'"denoise" \(run corrupted, patch from clean\)'),
+        ({"answers": ANSWERS, "metric": "loss"}, "there is no metric 'loss'"),
+        ({"metric": lambda logits: logits[0, 0]}, "one number for each row"),
+        ({"answers": [ANSWERS, ANSWERS]}, "such a pair for each of the 1 pairs"),
+    ],
+)
+def test_what_cannot_be_done_is_said(model, options, said):
+    with pytest.raises(InputError, match=said):
+        activation_patching(model, CLEAN, CORRUPTED, **options)
+
+
+def test_prompts_that_do_not_line_up_show_both_token_lists(model):
+    with pytest.raises(InputError, match="equal length") as caught:
+        activation_patching(model, "The cat is", CORRUPTED, answers=ANSWERS)
+    assert "Colos" in str(caught.value)
+    assert "cat" in str(caught.value)
+
+
+def test_one_prompt_and_several_are_refused(model):
+    with pytest.raises(InputError, match="one clean and one corrupted prompt, or a list of each"):
+        activation_patching(model, [CLEAN], CORRUPTED, answers=ANSWERS)
+
+
+def test_no_bar_is_shown_for_a_short_sweep(model, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[0], positions=[0])
+    assert capsys.readouterr().err.strip() == ""
