@@ -8,6 +8,9 @@ ends with the block. `backward.py` says how such a block comes about.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain
+from operator import attrgetter, is_not
 from typing import Any
 
 import torch
@@ -20,6 +23,13 @@ from nbsight.core.sites import Line, describe, show_line
 from nbsight.errors import EditError, GraphError
 
 __all__ = ["Backward", "handed_by", "no_graph"]
+
+
+# Asked of every module or weight, so no Python code of ours may run for each.
+_training, _parameters = attrgetter("training"), attrgetter("_parameters")
+_hooks, _early_hooks = attrgetter("_backward_hooks"), attrgetter("_backward_pre_hooks")
+_needs_gradient = attrgetter("requires_grad")
+_is_there = partial(is_not, None)
 
 
 class _Given:
@@ -248,23 +258,18 @@ class Backward:
             return list(self._inputs), False
         if self._tracer is None:
             return None, False
-        root = self._tracer.root
-        quiet = not any(tensor._backward_hooks for tensor in self._targets.values())
-        trains, own = False, set()
-        for parts in map(vars, root._all):
-            if parts["_backward_hooks"] or parts["_backward_pre_hooks"]:
-                quiet = False
-            if parts["training"]:
-                trains = True
-            for weight in parts["_parameters"].values():
-                if weight is not None:
-                    own.add(weight)
-                    if not weight.requires_grad:
-                        # With frozen weights beside it, one that is not frozen is being trained.
-                        trains = True
-        if trains:
+        modules = self._tracer.root._all
+        quiet = not (
+            any(tensor._backward_hooks for tensor in self._targets.values())
+            or any(map(_hooks, modules))
+            or any(map(_early_hooks, modules))
+        )
+        weights = list(filter(_is_there, chain.from_iterable(map(dict.values, map(_parameters, modules)))))
+        # With frozen weights beside it, one that is not frozen is being trained.
+        if any(map(_training, modules)) or not all(map(_needs_gradient, weights)):
             return None, quiet
-        return [leaf for leaf in leaves_of(self._loss) if leaf not in own], quiet
+        own = set(map(id, weights))
+        return [leaf for leaf in leaves_of(self._loss) if id(leaf) not in own], quiet
 
     def _leave_gradients(self) -> None:
         """What the block saw as a tensor's `.grad` is so afterwards."""
