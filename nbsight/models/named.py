@@ -1,4 +1,4 @@
-"""What `LanguageModel` gains by the standard names: `model.std`, the short forms, and strings as indices."""
+"""What `LanguageModel` gains here: `model.std`, the short forms of its names, strings as indices, tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from nbsight.errors import PathError, UnknownArchitectureError
 from nbsight.models.dialects import ROOT_VECTORS, SIZE_NAMES, VALUE_NAMES
 from nbsight.models.layout import MODEL_NAMES, SIZES
 from nbsight.models.standard import MODULE_NAMES, Standard
+from nbsight.models.tokenised import tokens_of
+from nbsight.results.tokens import TokenBatch, Tokens
 
 __all__ = ["NamedParts"]
 
@@ -57,6 +59,28 @@ class NamedParts:
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.std._set_by_string(key, value, sys._getframe(1))
+
+    # -- tokens --------------------------------------------------------------------------------
+
+    def tokens(self, prompt: Any, **options: Any) -> Tokens | TokenBatch:
+        """The tokens that a trace of `prompt` runs on, with their texts and places.
+
+        Args:
+            prompt: Whatever `trace` takes.
+            options: Options of the tokenizer, such as `add_special_tokens=False`.
+
+        Returns:
+            `Tokens` for one prompt; for a list of texts a `TokenBatch`, one `Tokens` for each.
+        """
+        return tokens_of(self, prompt, options)
+
+    def single_token(self, text: str) -> int:
+        """The id of a text that is one token, such as " Paris"; the short name of `to_single_token`.
+
+        Raises:
+            InputError: it is several; the message shows them.
+        """
+        return self.to_single_token(text)
 
 
 class _Absent(PathError, UnknownArchitectureError):

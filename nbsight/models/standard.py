@@ -186,8 +186,12 @@ class Standard:
 
     @property
     def layers(self) -> Layers:
-        """The layers: `model.layers[3].resid_post`."""
-        return Layers(self)
+        """The layers: `model.layers[3].resid_post`.
+
+        Raises:
+            UnknownArchitectureError: as for `layout`.
+        """
+        return Layers(self, self.layout.n_layers)
 
     def __getattr__(self, name: str) -> Any:
         return self._get(name, sys._getframe(1))
@@ -251,9 +255,6 @@ class Standard:
             *("checked", "get", "layers", "layout", "place", "set", "verify"),
             *(*MODEL_NAMES, *MODULE_NAMES, *SIZES, *ROOT_VECTORS),
         ]
-
-    def __reduce__(self) -> Any:
-        return Standard, (self._root,)
 
     def __repr__(self) -> str:
         """The model's card: its sizes, where the names are, and what the check measured."""

@@ -22,13 +22,14 @@ _VALUES = ("output", "input", "inputs")
 class Layers(Sequence["Layer"]):
     """The layers of a model, in order."""
 
-    __slots__ = ("_std",)
+    __slots__ = ("_count", "_std")
 
-    def __init__(self, std: Standard) -> None:
+    def __init__(self, std: Standard, count: int) -> None:
         self._std = std
+        self._count = count
 
     def __len__(self) -> int:
-        return self._std.layout.n_layers
+        return self._count
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -42,9 +43,6 @@ class Layers(Sequence["Layer"]):
 
     def __iter__(self) -> Iterator[Layer]:
         return (Layer(self._std, layer) for layer in range(len(self)))
-
-    def __reduce__(self) -> Any:
-        return Layers, (self._std,)
 
     def __repr__(self) -> str:
         return (
@@ -99,9 +97,6 @@ class _View:
 
     def __hash__(self) -> int:
         return hash((type(self), self._layer))
-
-    def __reduce__(self) -> Any:
-        return type(self), (self._std, self._layer)
 
 
 class Layer(_View):
