@@ -50,7 +50,7 @@ class Layout:
         self.trunk = self.layers[: -len(architecture.layers)].rstrip(".")
         self.n_layers = len(module.get_submodule(self.layers))
         self._find_absent(type(module).__name__)
-        self.ln_final = self._path(module, architecture.ln_final)
+        self.ln_final = self._find_ln_final(module)
         self.unembed = self._find_unembed(root)
         self.places = {
             name: self._place(module, name, None) for name in MODEL_NAMES if name not in self.absent
@@ -79,6 +79,15 @@ class Layout:
             )
         if known.pos_embed is None:
             self.absent["pos_embed"] = f"{known.why_no_positions}. `embed` is all that enters the first block"
+
+    def _find_ln_final(self, module: nn.Module) -> str | None:
+        try:
+            return self._path(module, self.architecture.ln_final)
+        except LookupError:
+            if not self.architecture.is_post_norm(self.config):
+                raise
+            self.absent["ln_final"] = "the last block of this checkpoint ends with a norm of its own"
+            return None
 
     def _find_unembed(self, root: Any) -> str | None:
         try:
@@ -181,7 +190,9 @@ def layouts_of(root: Any) -> list[Layout]:
     named = architecture_of(config)
     if named is not None:
         return list(_fitting(root, [named], is_guess=False))
-    return list(_fitting(root, architectures(), is_guess=True))
+    found = list(_fitting(root, architectures(), is_guess=True))
+    # A sum says nothing about its order, so the one that claims more is tried first.
+    return sorted(found, key=lambda layout: len(layout.absent))
 
 
 def _fitting(root: Any, candidates: Any, *, is_guess: bool) -> Iterator[Layout]:

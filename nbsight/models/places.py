@@ -221,13 +221,13 @@ def _derived(place: Place, envoy: Any, tracer: Any, participant: Any, frame: Fra
             native = with_first(native, value)
             site.assign(participant, native, envoy._show("output", native))
 
+    if place.is_flat:
+        return site.derive(key, _unflattened(place, tracer, site, rows))
     if place.is_shared:
         return site.derive(key, Derived(hidden.clone(), lambda value: _copy(hidden, value)))
     if place.heads is not None:
         own = hidden.unflatten(-1, (place.heads, -1))
         return site.derive(key, Derived(own, lambda value: assign(value.flatten(-2))))
-    if place.is_flat:
-        return site.derive(key, _unflattened(place, tracer, site, rows))
     if place.is_for_all:
         own = hidden.expand(rows.size, *hidden.shape[1:]).clone()
         return site.derive(key, Derived(own, lambda value: _put_rows(site, rows, value)))
@@ -254,19 +254,27 @@ def _put_rows(site: Site, rows: Any, value: torch.Tensor) -> None:
 
 def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
     """For a tensor (row and position, d_model): a participant's part as (row, position, d_model)."""
-    flat = first_tensor(site.value)
+    flat = _held(site)
     count = rows.total if rows is not None else _count_rows(place, tracer)
     whole = flat.unflatten(0, (count, -1))
     own = (whole if rows is None else rows.narrow(whole)).clone()
 
     def put(value: torch.Tensor) -> None:
-        changed = first_tensor(site.value).unflatten(0, (count, -1)).clone()
+        changed = _held(site).unflatten(0, (count, -1)).clone()
         index = None if rows is None else rows.index(changed.shape)
         changed[... if index is None else index] = value
-        site.value = with_first(site.value, changed.flatten(0, 1))
-        site.whole = site.whole_shown = UNSEEN
+        if place.is_shared:
+            _held(site).copy_(changed.flatten(0, 1))
+        else:
+            site.value = with_first(site.value, changed.flatten(0, 1))
+            site.whole = site.whole_shown = UNSEEN
 
     return Derived(own, put)
+
+
+def _held(site: Site) -> torch.Tensor:
+    """The hidden state at a site, as the model holds it."""
+    return first_tensor(site.value if site.kind == "output" else (*site.value[0], *site.value[1].values()))
 
 
 def _count_rows(place: Place, tracer: Any) -> int:

@@ -228,6 +228,8 @@ class Standard:
 
     def _module_of(self, name: str) -> Any:
         layout = self.layout
+        if name in layout.absent:
+            raise PathError(f"`model.{name}` does not exist: {layout.absent[name]}.")
         path = layout.ln_final if name == "ln_final" else layout.unembed
         if path is None:
             raise PathError(

@@ -153,8 +153,9 @@ class _Watch:
                 self._at((layer, name), place)
         for name, place in layout.places.items():
             self._at((0, name), place)
-        self._at((0, "ln_final_in"), Place("", layout.ln_final, "input"))
-        self._at((0, "ln_final"), Place("", layout.ln_final, "output"))
+        if layout.ln_final is not None:
+            self._at((0, "ln_final_in"), Place("", layout.ln_final, "input"))
+            self._at((0, "ln_final"), Place("", layout.ln_final, "output"))
         if layout.unembed is not None:
             self._at((0, "unembed_in"), Place("", layout.unembed, "input"))
             self._at((0, "unembed"), Place("", layout.unembed, "output"))
@@ -235,22 +236,20 @@ class _Table:
         else:
             sums = _sums(seen.get((0, "embed")), seen.get((0, "pos_embed")))
             self._compare(("embed", "pos_embed"), 0, first, sums, "layers[0].resid_pre = embed + pos_embed")
-        last = seen.get((layout.n_layers - 1, "resid_post"))
+        if layout.ln_final is not None:
+            self._compare_ends(seen)
+
+    def _compare_ends(self, seen: dict[tuple[int, str], torch.Tensor]) -> None:
+        last = self.layout.n_layers - 1
+        stream, normed = seen.get((last, "resid_post")), seen.get((0, "ln_final"))
+        taken = seen.get((0, "unembed_in"))
         self._compare(
-            ("ln_final",),
-            layout.n_layers - 1,
-            seen.get((0, "ln_final_in")),
-            [last],
-            "reads the last resid_post",
+            ("ln_final",), last, seen.get((0, "ln_final_in")), [stream], "reads the last resid_post"
         )
-        if layout.unembed is not None:
-            self._compare(
-                ("unembed",),
-                layout.n_layers - 1,
-                seen.get((0, "unembed_in")),
-                [seen.get((0, "ln_final"))],
-                "reads what ln_final gives",
-            )
+        if taken is not None and normed is not None and taken.shape == normed.shape:
+            self._compare(("unembed",), last, taken, [normed], "reads what ln_final gives")
+        else:  # a projection, which belongs to neither
+            self.remark["unembed"] = "something stands between ln_final and it"
 
     def _check_heads(self, layer: int, flat: torch.Tensor | None) -> None:
         heads = self.layout.config.num_attention_heads

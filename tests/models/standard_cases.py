@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from tests.models.architectures import AVAILABLE, Architecture, make
@@ -32,6 +33,7 @@ class Case:
         options: What the configuration says beside the row's own.
         heads: Heads, and heads of keys and values.
         factor: What the block multiplies with before it adds.
+        flat: Whether the MLP's tensors have rows and positions in one dimension.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     heads: tuple[int, int] = (6, 3)
     factor: float = 1.0
+    flat: bool = False
 
     def __str__(self) -> str:
         return self.name + "".join(f"-{key}={value}" for key, value in self.options.items())
@@ -106,6 +109,80 @@ TIER_A = [
 ]
 
 
+GPT_LIKE = {"attn": "attn", "mid": "ln_2", "ln_final": "transformer.ln_f", "heads": (6, 6)}
+PARALLEL = {"mid": None}
+FALCON = {
+    "attn": "self_attention",
+    "mix": "self_attention.dense",
+    "ln_final": "transformer.ln_f",
+    "embed": "transformer.word_embeddings",
+}
+
+TIER_B = [
+    Case(
+        "gpt_neo",
+        mix="attn.attention.out_proj",
+        embed="transformer.wte",
+        pos="transformer.wpe",
+        **GPT_LIKE,
+    ),
+    Case("gptj", mix="attn.out_proj", embed="transformer.wte", **{**GPT_LIKE, **PARALLEL}),
+    Case(
+        "opt",
+        mlp="fc2",
+        mix="self_attn.out_proj",
+        mid="final_layer_norm",
+        ln_final="model.decoder.final_layer_norm",
+        embed="model.decoder.embed_tokens",
+        pos="model.decoder.embed_positions",
+        heads=(6, 6),
+        flat=True,
+    ),
+    Case(
+        "bloom",
+        attn="self_attention.dense",
+        mlp="mlp.dense_4h_to_h",
+        mix="self_attention.dense",
+        ln_final="transformer.ln_f",
+        embed="transformer.word_embeddings_layernorm",
+        heads=(6, 6),
+    ),
+    Case("falcon", **FALCON, mid=None, heads=(6, 1)),
+    Case("falcon", **FALCON, options={"parallel_attn": False, "alibi": True}, heads=(6, 1)),
+    Case(
+        "falcon",
+        **FALCON,
+        mid=None,
+        options={"new_decoder_architecture": True, "num_kv_heads": 3},
+    ),
+    Case(
+        "mpt",
+        attn="attn",
+        mlp="ffn.down_proj",
+        mix="attn.out_proj",
+        mid="norm_2",
+        ln_final="transformer.norm_f",
+        embed="transformer.wte",
+        heads=(6, 6),
+    ),
+    Case("phi", mix="self_attn.dense", ln_final="model.final_layernorm", mid=None),
+    Case("stablelm"),
+    Case("stablelm", mid=None, options={"use_parallel_residual": True}),
+    Case("granite"),
+    Case("granite", options={"residual_multiplier": 0.22}, factor=0.22),
+    Case("smollm3"),
+    Case("starcoder2"),
+    Case("cohere", mid=None),
+    Case("glm4", attn="post_self_attn_layernorm", mlp="post_mlp_layernorm"),
+    Case("mixtral", mlp="mlp" if int(transformers.__version__.split(".")[0]) > 4 else "block_sparse_moe"),
+    Case("qwen2_moe"),
+    Case("qwen3_moe"),
+    Case("gpt_oss"),
+    Case("deepseek_v2", heads=(6, 6)),
+    Case("deepseek_v3", heads=(6, 6)),
+]
+
+
 def hidden(value: Any) -> torch.Tensor:
     return value if isinstance(value, torch.Tensor) else value[0]
 
@@ -146,6 +223,13 @@ def seen_natively(case: Case, module: nn.Module, ids: torch.Tensor) -> dict[Any,
 
         return hook
 
+    def unflat(key: Any, take: Callable[..., None]) -> Callable[..., None]:
+        def hook(*arguments: Any) -> None:
+            take(*arguments)
+            found[key] = found[key].unflatten(0, (len(ids), -1))
+
+        return hook if case.flat else take
+
     pairs = [(module.get_output_embeddings(), output("unembed"), "output")]
     pairs.append((module.get_submodule(case.ln_final), output("ln_final"), "output"))
     if case.embed is not None:
@@ -156,10 +240,22 @@ def seen_natively(case: Case, module: nn.Module, ids: torch.Tensor) -> dict[Any,
         pairs.append((block, taken(("resid_pre", layer)), "input"))
         pairs.append((block, output(("resid_post", layer)), "output"))
         pairs.append((block.get_submodule(case.attn), output(("attn_out", layer), case.factor), "output"))
-        pairs.append((block.get_submodule(case.mlp), output(("mlp_out", layer), case.factor), "output"))
+        pairs.append(
+            (
+                block.get_submodule(case.mlp),
+                unflat(("mlp_out", layer), output(("mlp_out", layer), case.factor)),
+                "output",
+            )
+        )
         pairs.append((block.get_submodule(case.mix), taken(("z", layer)), "input"))
         if case.mid is not None:
-            pairs.append((block.get_submodule(case.mid), taken(("resid_mid", layer)), "input"))
+            pairs.append(
+                (
+                    block.get_submodule(case.mid),
+                    unflat(("resid_mid", layer), taken(("resid_mid", layer))),
+                    "input",
+                )
+            )
     with torch.no_grad(), hooks(*pairs):
         found["logits"] = module(ids).logits
     return found

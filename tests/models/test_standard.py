@@ -11,7 +11,7 @@ from nbsight.errors import PathError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.standard import verify
 from tests.models.architectures import LAYERS, VOCABULARY, WIDTH
-from tests.models.standard_cases import TIER_A, Case, hidden, hooks, replaced, seen_natively
+from tests.models.standard_cases import TIER_A, TIER_B, Case, hidden, hooks, replaced, seen_natively
 from tests.models.test_architectures import Ids
 
 IDS = torch.tensor([[7, 8, 9, 10, 11, 12, 13], [20, 21, 5, 6, 50, 60, 70]])
@@ -23,7 +23,7 @@ _folders: dict[str, Path] = {}
 _last: list = [None, None]
 
 
-@pytest.fixture(params=TIER_A, ids=str)
+@pytest.fixture(params=[*TIER_A, *TIER_B], ids=str)
 def case(request, tmp_path_factory):
     """A checkpoint on disk, loaded by name; the same weights as a plain module beside it."""
     row: Case = request.param
@@ -111,6 +111,12 @@ def by_hand(row: Case, module, name: str, layer: int, change) -> torch.Tensor:
     def on_output(_, __, value):
         return replaced(value, change(hidden(value) * row.factor) / row.factor)
 
+    def on_end(_, __, value):
+        return replaced(value, change(hidden(value)))
+
+    def on_rows(_, __, value):  # rows and positions in one dimension
+        return change(value.unflatten(0, (len(IDS), -1))).flatten(0, 1)
+
     def on_input(_, args, kwargs):
         if args:
             return (change(args[0]), *args[1:]), kwargs
@@ -131,9 +137,9 @@ def by_hand(row: Case, module, name: str, layer: int, change) -> torch.Tensor:
 
     pairs = {
         "resid_pre": [(block, on_input, "input")],
-        "resid_post": [(block, on_output, "output")],
+        "resid_post": [(block, on_end, "output")],
         "attn_out": [(block.get_submodule(row.attn), on_output, "output")],
-        "mlp_out": [(block.get_submodule(row.mlp), on_output, "output")],
+        "mlp_out": [(block.get_submodule(row.mlp), on_rows if row.flat else on_output, "output")],
         "z": [(block.get_submodule(row.mix), on_heads, "input")],
         "resid_mid": [(block, keep, "input"), (block.get_submodule(row.attn), on_mid, "output")],
     }[name]
@@ -207,7 +213,7 @@ def test_sizes_are_those_of_the_weights(case):
     assert (model.n_layers, model.d_model, model.d_vocab) == (LAYERS, WIDTH, VOCABULARY)
     assert (model.n_heads, model.n_kv_heads) == row.heads
     assert model.d_head == wide // row.heads[0]
-    assert model.d_mlp in (80, 4 * WIDTH)
+    assert model.d_mlp in (40, 80, 4 * WIDTH)
     with model.trace(IDS):
         assert model.layers[0].attn.z.shape == (*IDS.shape, model.n_heads, model.d_head)
 
@@ -263,7 +269,7 @@ def test_what_a_block_has_not_says_why(case):
             with pytest.raises(PathError, match="attention and MLP of a block read the same stream"):
                 model.layers[0].resid_mid
         if row.pos is None:
-            with pytest.raises(PathError, match="rotary"):
+            with pytest.raises(PathError, match=r"rotary|ALiBi"):
                 model.pos_embed
         else:
             assert model.pos_embed.shape[1:] == (IDS.shape[1], WIDTH)

@@ -11,7 +11,7 @@ from nbsight.models.language_model import LanguageModel
 from nbsight.models.standard import verify
 from nbsight.models.transformers_model import TransformersModel
 from tests.models.architectures import AVAILABLE, LAYERS, WIDTH, make
-from tests.models.standard_cases import TIER_A, hooks
+from tests.models.standard_cases import TIER_A, TIER_B, hooks
 
 PROMPT = "The capital of France is"
 IDS = [7, 8, 9, 10, 11]
@@ -240,6 +240,107 @@ def test_a_change_in_place_counts_where_gradients_are_recorded(llama):
             recorded = llama.logits
         torch.testing.assert_close(recorded, plain, rtol=0, atol=0)
         assert recorded.requires_grad
+
+
+def case_of(name, **options):
+    case = next((one for one in (*TIER_A, *TIER_B) if one.name == name and one.options == options), None)
+    assert case is not None
+    if case.architecture is None:
+        pytest.skip("this release of transformers has no such architecture")
+    return case
+
+
+@pytest.mark.parametrize("name", ["granite", "falcon", "opt"])
+def test_gradients_of_what_is_no_tensor_of_the_models(name):
+    """Scaled, overwritten later, or without rows: the gradient is that of a vector added to the stream."""
+    options = {"residual_multiplier": 0.22} if name == "granite" else {}
+    case = case_of(name, **options)
+    module = case.make()
+    kept = {}
+
+    def hook(_, __, value):
+        value = value.clone()  # falcon adds into it
+        value.retain_grad()
+        kept["mlp"] = value
+        return value
+
+    block = module.get_submodule(case.blocks)[0]
+    with hooks((block.get_submodule(case.mlp), hook, "output")):
+        module(torch.tensor([IDS])).logits[0, -1, 3].backward()
+    wanted = kept["mlp"].grad / case.factor
+    module.zero_grad()
+    model = LanguageModel(module)
+    with model.trace([IDS]):
+        mlp = model.layers[0].mlp_out
+        assert mlp.shape == (1, len(IDS), WIDTH)
+        with model.logits[0, -1, 3].backward():
+            got = mlp.grad.clone()
+    torch.testing.assert_close(got[0], wanted.reshape(got[0].shape), rtol=1e-5, atol=1e-7)
+
+
+def test_a_value_that_the_model_overwrites_is_kept():
+    case = case_of("falcon")
+    model = LanguageModel(case.make())
+    with model.trace([IDS], finish=True):
+        seen = model.layers[0].mlp_out
+        then = seen.clone()
+    assert torch.equal(seen, then)
+    with model.trace([IDS], finish=True):
+        native = model.transformer.h[0].mlp.output
+        then = native.clone()
+    assert not torch.equal(native, then)  # else there is nothing to be kept from
+
+
+def test_heads_are_the_mix_of_their_own_groups_values():
+    """z is the pattern times the values of the group of keys and values that the head belongs to."""
+    case = case_of("llama")
+    module = case.make()
+    module.set_attn_implementation("eager") if hasattr(module, "set_attn_implementation") else setattr(
+        module.config, "_attn_implementation", "eager"
+    )
+    model = LanguageModel(module)
+    attention = module.model.layers[1].self_attn
+    kept = {}
+    with (
+        torch.no_grad(),
+        hooks(
+            (attention.v_proj, lambda _, __, value: kept.update(values=value), "output"),
+            (attention, lambda _, __, value: kept.update(pattern=value[1]), "output"),
+        ),
+    ):
+        module(torch.tensor([IDS]), output_attentions=True)
+    values = kept["values"].unflatten(-1, (3, 8))  # (batch, position, group, d_head)
+    with model.trace([IDS]):
+        z = model.layers[1].attn.z
+    assert (model.n_heads, model.n_kv_heads, model.d_head) == (6, 3, 8)
+    for head in range(6):
+        wanted = kept["pattern"][0, head] @ values[0, :, head // 2]
+        torch.testing.assert_close(z[0, :, head], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_post_norm_checkpoint_has_only_what_is_true_of_it():
+    case = case_of("opt")
+    row = case.architecture
+    module = make(type(row)(row.name, row.config, {**row.options, "do_layer_norm_before": False}, row.blocks))
+    model = LanguageModel(module)
+    table = verify(model)
+    assert table.ok, table
+    assert {row.name for row in table.rows if row.status == "absent"} == {
+        *("attn_out", "resid_mid", "mlp_out", "ln_final"),
+    }
+    with model.trace([IDS]):
+        assert model.layers[1].resid_post.shape == (1, len(IDS), WIDTH)
+        with pytest.raises(PathError, match="normalise the stream itself after each addition"):
+            model.layers[1].attn_out
+        with pytest.raises(PathError, match="norm of its own"):
+            model.ln_final
+
+
+def test_rows_that_cannot_be_counted_are_said():
+    model = LanguageModel(case_of("opt").make())
+    with pytest.raises(PathError, match=r"model\.model\.decoder\.layers\.0\.fc2\.output"):
+        with model.generate([IDS], max_new_tokens=2):
+            model.layers[0].mlp_out
 
 
 # --- other spellings ------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Architecture:
     name: str
     model_types: tuple[str, ...]
     layers: str = "layers"
-    embed: str = "layers.0.input"
+    embed: Paths = "layers.0.input"
     pos_embed: str | None = None
     ln_final: Paths = "norm"
     attn: str = "self_attn"

@@ -13,6 +13,8 @@ ARCHITECTURES = (
             "gemma",
             "olmo",
             "smollm3",
+            "starcoder2",
         ),
+        down=("mlp.down_proj", "mlp.c_proj"),
     ),
 )
