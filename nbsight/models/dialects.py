@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from nbsight.errors import PathError
@@ -76,8 +77,9 @@ def meaning_of(text: str) -> tuple[str, int | None]:
     for name in (rest, f"hook_{rest}", rest.replace("attn.", "attn.hook_", 1)):
         if name in names:
             return names[name], int(found[1]) if found else None
+    close = difflib.get_close_matches(rest, names, 1)
+    hint = f" Did you mean {text.removesuffix(rest) + close[0]!r}?" if close else ""
     raise PathError(
-        f"{text!r} is no name of this model. Strings may be TransformerLens's: blocks.<layer>. with "
-        f"{', '.join(_OF_LAYER)}; or {', '.join(_OF_MODEL)}. Modules are reached as attributes, "
-        "`model.transformer`, or by `model.get(path)`."
+        f"{text!r} is no name of this model.{hint} TransformerLens's strings are blocks.<layer>. with "
+        f"{', '.join(_OF_LAYER)}; {', '.join(_OF_MODEL)}. Modules are attributes: `model.get(path)`."
     )

@@ -144,7 +144,9 @@ class Layout:
         """The place of a name with `i` for the layer, for tables."""
         if name in self.places:
             return self.places[name].native.replace("..", ".")
-        return self.of_layer[0][name].native.replace(f"{self.layers}.0", f"{self.layers}[i]", 1)
+        place = self.of_layer[0][name]
+        times = "" if place.factor == 1.0 else f" * {place.factor:g}"
+        return place.native.replace(f"{self.layers}.0", f"{self.layers}[i]", 1) + times
 
     # -- sizes ---------------------------------------------------------------------------------
 

@@ -297,7 +297,7 @@ def first_tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, Mapping):
-        return next(item for item in value.values() if isinstance(item, torch.Tensor))
+        return value[_name_in(value)]
     if isinstance(value, (tuple, list)):
         return next(item for item in value if isinstance(item, torch.Tensor))
     raise EditError(
@@ -305,12 +305,18 @@ def first_tensor(value: Any) -> torch.Tensor:
     )
 
 
+def _name_in(value: Mapping[str, Any]) -> str:
+    """The entry of a model's output that is meant: the logits, before which there may be a loss."""
+    names = [name for name, item in value.items() if isinstance(item, torch.Tensor)]
+    return "logits" if "logits" in names else names[0]
+
+
 def with_first(native: Any, value: torch.Tensor) -> Any:
     """What a module returned, with another hidden state in it."""
     if isinstance(native, torch.Tensor):
         return value
     if isinstance(native, Mapping):
-        name = next(key for key, item in native.items() if isinstance(item, torch.Tensor))
+        name = _name_in(native)
         changed = {**native, name: value}
         return changed if type(native) is dict else type(native)(**changed)
     place = next(i for i, item in enumerate(native) if isinstance(item, torch.Tensor))

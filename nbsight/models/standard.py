@@ -128,14 +128,20 @@ class Standard:
     def _require(self, name: str) -> None:
         self._root._load()
         known = self._look()
-        if known.result is None:
+        if known.result is None or known.refused:
             known.verify(self._root)
         if name in known.refused:
             row = known.refused[name]
+            training = self._root._is_training()
             raise UnknownArchitectureError(
                 f"`{name}` is refused on {type(self._root._module).__name__}: on random tokens {row.remark}. "
                 f"The native place that was tried is `{row.place}`; it works as ever. "
                 "`nbsight.verify(model)` shows the whole table."
+                + (
+                    " The model is in training mode, and dropout changes sums: `model.eval()`."
+                    if training
+                    else ""
+                )
             )
 
     def _index(self, layer: int) -> int:

@@ -47,6 +47,8 @@ class Known:
         self.layouts = layouts_of(root)
         self.result: Verification | None = None
         self.refused: dict[str, NameRow] = {}
+        #: Whether names may have failed because dropout was on; then they get another chance without.
+        self._had_dropout = False
         self._lock = threading.RLock()
 
     def verify(self, root: Any, *, again: bool = False) -> Verification:
@@ -57,9 +59,10 @@ class Known:
             again: Whether to check although there is a result.
         """
         with self._lock:
-            if self.result is None or again:
+            if self.result is None or again or (self._had_dropout and not root._is_training()):
                 self.result = self._check(root)
                 self.refused = {row.name: row for row in self.result.rows if row.status == "refused"}
+                self._had_dropout = bool(self.refused) and root._is_training()
             return self.result
 
     def _check(self, root: Any) -> Verification:

@@ -520,6 +520,36 @@ def test_a_name_that_fails_its_check_is_refused_and_the_native_path_stays(llama)
         assert model.layers[0].resid_post.shape == (1, 5, WIDTH)
 
 
+def test_a_name_that_failed_for_dropout_gets_another_chance():
+    module = case_of("gpt2").make().train()
+    model = LanguageModel(module)
+    with model.trace([IDS]):
+        with pytest.raises(UnknownArchitectureError, match="training mode, and dropout"):
+            model.embed
+    module.eval()
+    with model.trace([IDS]):
+        assert model.embed.shape == (1, len(IDS), WIDTH)
+
+
+def test_the_logits_are_the_logits_where_a_loss_comes_first(demo):
+    model = TransformersModel(demo._model, tokenizer=demo.tokenizer, task=None)
+    ids = demo.to_tokens(PROMPT)
+    with model.trace(ids, labels=ids):
+        logits = model.logits
+        model.logits = model.logits * 0
+        assert (model.output.logits == 0).all()
+        assert model.output.loss > 0
+    assert logits.shape == (1, 5, 1824)
+
+
+def test_a_parallel_family_is_guessed_too():
+    module = case_of("gpt_neox").make()
+    module.config.model_type = "nobodys"
+    table = verify(LanguageModel(module))
+    assert table.ok
+    assert table["resid_mid"].status == "absent"
+
+
 def test_a_model_with_no_known_family_keeps_its_own_paths():
     config = transformers.T5Config(
         num_layers=2, num_decoder_layers=3, d_model=16, d_kv=8, d_ff=24, num_heads=2, vocab_size=32
