@@ -96,6 +96,49 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Standard names, tokens and positions",
+        (
+            Mistake("A layer beyond the end", "model.layers[12]", "model.layers[12]"),
+            Mistake(
+                "A standard name outside a trace",
+                "mid = model.layers[3].resid_mid",
+                "mid = model.layers[3].resid_mid",
+            ),
+            Mistake(
+                "A string that means nothing here",
+                'model["blocks.5.hook_resid_psot"]',
+                'model["blocks.5.hook_resid_psot"]',
+            ),
+            Mistake(
+                "A value of the wrong shape",
+                """
+                with model.trace(prompt):
+                    model.layers[3].attn.z = model.layers[3].resid_pre
+                """,
+                "model.layers[3].attn.z = model.layers[3].resid_pre",
+            ),
+            Mistake(
+                "A string that occurs twice",
+                'tokens = model.tokens("Paris is Paris, and Rome is Rome")\ntokens.position("Rome")',
+                'tokens.position("Rome")',
+            ),
+            Mistake(
+                "A string that never occurs",
+                'model.tokens(prompt).position("paris")',
+                'model.tokens(prompt).position("paris")',
+            ),
+            Mistake(
+                "Prompts that do not line up",
+                """
+                from nbsight.results.alignment import align
+
+                align(model.tokens(prompt), model.tokens("The capital city of France is"))
+                """,
+                'align(model.tokens(prompt), model.tokens("The capital city of France is"))',
+            ),
+        ),
+    ),
+    Section(
         "Where and when values exist",
         (
             Mistake(
