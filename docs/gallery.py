@@ -160,8 +160,8 @@ SECTIONS = (
                     early = model.transformer.h[2].output
                 """,
                 "early = model.transformer.h[2].output",
-                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept unasked, so "
-                "what has been passed takes a second forward. What follows in the model's order is read in "
+                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept unasked, "
+                "so what has been passed takes a second forward. What follows in the model's order is read in "
                 "the same one.",
             ),
             Mistake(
@@ -381,8 +381,8 @@ SECTIONS = (
                     logits = model.output
                 """,
                 "model.transformer.h[2].output[0][:, 1] = 1e20",
-                "An `ArithmeticError` as well. Without `check_finite=True` nothing is watched. -Inf is let through, "
-                "since masks are made of it.",
+                "An `ArithmeticError` as well. Without `check_finite=True` nothing is watched. -Inf is let "
+                "through, since masks are made of it.",
             ),
             Mistake(
                 "Infinity that an edit writes",
