@@ -160,9 +160,9 @@ SECTIONS = (
                     early = model.transformer.h[2].output
                 """,
                 "early = model.transformer.h[2].output",
-                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept unasked, "
-                "so what has been passed takes a second forward. What follows in the model's order is read in "
-                "the same one.",
+                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept "
+                "unasked, so what has been passed takes a second forward. What follows in the model's "
+                "order is read in the same one.",
             ),
             Mistake(
                 "A block before what is inside it, where a second forward is not wanted",
