@@ -20,11 +20,16 @@ from typing import Any
 import torch
 
 from nbsight.core.context import _stack
+from nbsight.core.run import Participant
 from nbsight.core.sites import UNSEEN, Site
 from nbsight.errors import EditError, OutsideTraceError, PathError
 from nbsight.models.fitting import fitted_to
 
 __all__ = ["Place", "first_tensor", "read", "tracer_at", "with_first", "write"]
+
+
+#: Writes what is put together here for the whole batch.
+_ALL = Participant()
 
 
 @dataclass(frozen=True)
@@ -244,12 +249,14 @@ def _copy(hidden: torch.Tensor, value: torch.Tensor) -> None:
 
 def _put_rows(site: Site, rows: Any, value: torch.Tensor) -> None:
     """Give a tensor that had one row for all a row for each, and put some of them in."""
+    if site.assigned:
+        site.settle()
     whole = first_tensor(site.value)
     if whole.shape[0] == 1:
         whole = whole.expand(rows.total, *whole.shape[1:])
     whole = whole.clone()
     whole[rows.start : rows.start + rows.size] = value
-    site.value = with_first(site.value, whole)
+    site.assign(_ALL, with_first(site.value, whole), UNSEEN)
 
 
 def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
@@ -266,8 +273,7 @@ def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
         if place.is_shared:
             _held(site).copy_(changed.flatten(0, 1))
         else:
-            site.value = with_first(site.value, changed.flatten(0, 1))
-            site.whole = site.whole_shown = UNSEEN
+            site.assign(_ALL, with_first(site.value, changed.flatten(0, 1)), UNSEEN)
 
     return Derived(own, put)
 
