@@ -246,7 +246,7 @@ class Site:
 
         Args:
             key: What it is, and whose.
-            derived: Has `is_changed` and `put_back()`.
+            derived: Has `is_changed` and `put_back(site)`; it holds no site, which would be a cycle.
         """
         self.derived = {**self.derived, key: derived}
         if self.version is not None:  # so that the run asks `is_touched` when it leaves
@@ -262,7 +262,7 @@ class Site:
         """Put what was derived from this value and changed back into it."""
         derived, self.derived = self.derived, {}
         for one in derived.values():
-            one.put_back()
+            one.put_back(self)
 
     def settle(self) -> None:
         """Put the participants' values together; the run is about to go on."""

@@ -22,6 +22,7 @@ import torch
 from nbsight.core.context import _stack
 from nbsight.core.run import Participant
 from nbsight.core.sites import UNSEEN, Site
+from nbsight.core.tracer import Tracer
 from nbsight.errors import EditError, OutsideTraceError, PathError
 from nbsight.models.fitting import fitted_to
 
@@ -84,10 +85,10 @@ class Derived:
 
     Args:
         value: What the user sees.
-        put: Puts a value back into the place.
+        put: Puts a value back into a site of the place.
     """
 
-    def __init__(self, value: torch.Tensor, put: Callable[[torch.Tensor], None]) -> None:
+    def __init__(self, value: torch.Tensor, put: Callable[[Site, torch.Tensor], None]) -> None:
         self.value = value
         self._put = put
         self._version = None if value.is_inference() else value._version
@@ -104,15 +105,13 @@ class Derived:
             return True
         return self._version is not None and self.value._version != self._version
 
-    def put_back(self) -> bool:
-        """Put the value into its place if that changes anything; say whether it did."""
-        if not self.is_changed:
-            return False
-        self._put(self.value)
-        self._was_assigned = False
-        if self._version is not None:
-            self._version = self.value._version
-        return True
+    def put_back(self, site: Site) -> None:
+        """Put the value into its place if that changes anything."""
+        if self.is_changed:
+            self._put(site, self.value)
+            self._was_assigned = False
+            if self._version is not None:
+                self._version = self.value._version
 
 
 # --- reading and writing --------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def read(envoy: Any, place: Place, tracer: Any, frame: FrameType) -> torch.Tenso
         tracer: The running trace.
         frame: The user's frame.
     """
-    if place.kind == "output":
+    if place.kind == "output" and type(tracer) is Tracer:  # others have their own ways of reading
         hidden = first_tensor(tracer.read_output(envoy, frame))
     else:
         hidden = first_tensor(tracer.read(envoy, place.kind, frame))
@@ -214,10 +213,10 @@ def _derived(place: Place, envoy: Any, tracer: Any, participant: Any, frame: Fra
     if known is not None:
         return known
     for other in site.derived.values():
-        other.put_back()  # this one shows how things stand now
+        other.put_back(site)  # this one shows how things stand now
     hidden = first_tensor(tracer.read(envoy, place.kind, frame))
 
-    def assign(value: torch.Tensor) -> None:
+    def assign(site: Site, value: torch.Tensor) -> None:
         native = site.view(participant)
         if place.kind == "input":
             args, kwargs = native
@@ -229,18 +228,18 @@ def _derived(place: Place, envoy: Any, tracer: Any, participant: Any, frame: Fra
     if place.is_flat:
         return site.derive(key, _unflattened(place, tracer, site, rows))
     if place.is_shared:
-        return site.derive(key, Derived(hidden.clone(), lambda value: _copy(hidden, value)))
+        return site.derive(key, Derived(hidden.clone(), lambda _, value: _copy(hidden, value)))
     if place.heads is not None:
         own = hidden.unflatten(-1, (place.heads, -1))
-        return site.derive(key, Derived(own, lambda value: assign(value.flatten(-2))))
+        return site.derive(key, Derived(own, lambda site, value: assign(site, value.flatten(-2))))
     if place.is_for_all:
         own = hidden.expand(rows.size, *hidden.shape[1:]).clone()
-        return site.derive(key, Derived(own, lambda value: _put_rows(site, rows, value)))
+        return site.derive(key, Derived(own, lambda site, value: _put_rows(site, rows, value)))
     if place.factor != 1.0:
         factor = place.factor
-        return site.derive(key, Derived(hidden * factor, lambda value: assign(value / factor)))
+        return site.derive(key, Derived(hidden * factor, lambda site, value: assign(site, value / factor)))
     # A copy goes into the model, which will overwrite it.
-    return site.derive(key, Derived(hidden.clone(), lambda value: assign(value.clone())))
+    return site.derive(key, Derived(hidden.clone(), lambda site, value: assign(site, value.clone())))
 
 
 def _copy(hidden: torch.Tensor, value: torch.Tensor) -> None:
@@ -266,7 +265,7 @@ def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
     whole = flat.unflatten(0, (count, -1))
     own = (whole if rows is None else rows.narrow(whole)).clone()
 
-    def put(value: torch.Tensor) -> None:
+    def put(site: Site, value: torch.Tensor) -> None:
         changed = _held(site).unflatten(0, (count, -1)).clone()
         index = None if rows is None else rows.index(changed.shape)
         changed[... if index is None else index] = value

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import transformers
@@ -104,11 +107,15 @@ def test_a_block_that_travels_uses_the_names(demo):
 
 def test_a_run_held_open_stands_at_a_name(demo):
     with demo.trace(PROMPT):
+        demo.layers[2].attn.z[:, :, 1] = 0
         demo.layers[2].attn_out[:, -1] = 0
+        demo.layers[2].resid_mid = demo.layers[2].resid_mid * 2
         wanted = demo.logits.clone()
     run = demo.start(PROMPT)
-    value = run.until(demo.layers[2].attn_out)
-    value[:, -1] = 0
+    run.until(demo.layers[2].attn.z)[:, :, 1] = 0
+    run.until(demo.layers[2].attn_out)[:, -1] = 0
+    mid = run.until(demo.layers[2].resid_mid)
+    demo.layers[2].resid_mid = mid * 2
     assert torch.equal(run.finish().logits, wanted)
 
 
@@ -289,6 +296,31 @@ def test_a_value_that_the_model_overwrites_is_kept():
         native = model.transformer.h[0].mlp.output
         then = native.clone()
     assert not torch.equal(native, then)  # else there is nothing to be kept from
+
+
+@pytest.mark.parametrize("name", ["granite", "falcon", "opt", "llama"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_nothing_holds_the_values_of_a_trace_after_it(name, grad):
+    """Without the garbage collector: there is no cycle."""
+    options = {"residual_multiplier": 0.22} if name == "granite" else {}
+    model = LanguageModel(case_of(name, **options).make())
+    with model.trace([IDS]):
+        model.layers[0].attn_out  # the check is made, the gates are known
+
+    def values():
+        with model.trace([IDS], grad=grad):
+            kept = [model.layers[0].attn.z, model.layers[0].attn_out]
+            kept += [model.layers[0].mlp_out, model.layers[1].mlp_out]
+            kept[-1][:] = 0
+            logits = model.logits
+        return [weakref.ref(value) for value in (*kept, logits)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert [ref() is None for ref in values()] == [True] * 5
+    finally:
+        gc.enable()
 
 
 def test_heads_are_the_mix_of_their_own_groups_values():
