@@ -22,10 +22,8 @@ Tested in `tests/core/test_backward.py`.
 
 from __future__ import annotations
 
-import dis
 import sys
 import threading
-from types import FrameType
 from typing import Any
 
 import torch
@@ -33,6 +31,7 @@ from greenlet import getcurrent
 
 from nbsight.core.backward_block import Backward, handed_by, no_graph
 from nbsight.core.backward_modes import guard, plain, shares_graph
+from nbsight.core.capture import enters_a_block
 from nbsight.core.context import running
 from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
@@ -80,7 +79,7 @@ def _backward(
         return _torchs(self, gradient, retain_graph, create_graph, inputs)
     frame = sys._getframe(1)
     line = (frame.f_code, frame.f_lasti)
-    if _enters_block(frame):
+    if enters_a_block(frame):
         return Backward(self, gradient, retain_graph, create_graph, inputs, tracer, line)
     loss = plain(self)
     if not loss.requires_grad:
@@ -127,16 +126,3 @@ def _recording() -> Any:
     if type(current) is Carrier and current.model_run is not None:
         return None
     return next((tracer for tracer in running() if handed_by(tracer) is not None), None)
-
-
-_ENTRIES = frozenset({"BEFORE_WITH", "SETUP_WITH"})
-_SKIPPED = frozenset({"CACHE", "EXTENDED_ARG"})
-
-
-def _enters_block(frame: FrameType) -> bool:
-    """Whether the frame's next instruction enters a `with` block."""
-    code = frame.f_code.co_code
-    place = frame.f_lasti + 2
-    while place < len(code) and dis.opname[code[place]] in _SKIPPED:
-        place += 2
-    return place < len(code) and dis.opname[code[place]] in _ENTRIES

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ from nbsight.errors import EditError
 
 __all__ = ["Rows", "map_tensors", "splice"]
 
+_dispatch_depth = torch._C._len_torch_dispatch_stack
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """The part of a batch that belongs to one invoke.
 
@@ -42,10 +44,11 @@ class Rows:
     length: int | None = None
     padded: int | None = None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether this is every row and every position."""
-        return self.size == self.total and self.length is None
+    #: Whether this is every row and every position.
+    is_whole: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_whole", self.size == self.total and self.length is None)
 
     def index(self, shape: torch.Size | tuple[int, ...]) -> tuple[slice, ...] | None:
         """The index that selects these rows (and positions) of a tensor, or None for all of it."""
@@ -61,7 +64,13 @@ class Rows:
         """The invoke's part of a value: views of its tensors, the same containers around them."""
         if self.is_whole:
             return value
-        if torch._C._len_torch_dispatch_stack():
+        if type(value) is torch.Tensor and not _dispatch_depth():  # as a rule
+            if not value.ndim or value.size(0) != self.total:
+                return value
+            if self.length is None:
+                return value.narrow(0, self.start, self.size)
+            return self._narrow_tensor(value)
+        if _dispatch_depth():
             # A mode in the user's block is for the user's operations, not for ours.
             with _disable_current_modes():
                 return map_tensors(value, self._narrow_tensor)

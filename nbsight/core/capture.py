@@ -25,8 +25,10 @@ import ast
 import dis
 import linecache
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
@@ -49,7 +51,7 @@ class Block:
 
     Args:
         code: Compiled with the user's file name and line numbers.
-        source: The body's text, dedented.
+        body: Its statements.
         line: First line of the `with` statement.
         target: The name after `as`, if it is a plain name.
         targets: The names after `as`, also when they are several.
@@ -58,13 +60,18 @@ class Block:
     """
 
     code: CodeType
-    source: str
+    body: tuple[ast.stmt, ...]
     filename: str
     line: int
     target: str | None
     stores: frozenset[str]
     loads: frozenset[str]
     targets: tuple[str, ...] = ()
+
+    @cached_property
+    def source(self) -> str:
+        """The body's text, dedented."""
+        return "\n".join(map(ast.unparse, self.body))
 
 
 class BodySkipped(BaseException):
@@ -114,19 +121,31 @@ def _find(frame: FrameType, openers: frozenset[str]) -> Block | None:
 
 
 def _with_node(lines: list[str], frame: FrameType) -> ast.With | None:
-    line = frame.f_lineno
-    for text, shift in (_slice(lines, line), ("".join(lines), 0)):
-        if text is None:
-            continue
-        tree = parse(text)
+    line, position = frame.f_lineno, _position(frame)
+    for text in (_slice(lines, line), "".join(lines)):
+        tree = None if text is None else parse(text)
         if tree is None:
             continue
-        ast.increment_lineno(tree, shift)
-        found = [node for node in ast.walk(tree) if isinstance(node, ast.With) and _enters_at(node, frame)]
+        found = [node for node in _withs(tree.body) if _enters_at(node, line, position)]
         if found:
             # The innermost: a one-line outer block may begin on the same line.
             return max(found, key=lambda node: (node.lineno, node.col_offset))
     return None
+
+
+def _withs(statements: list[Any]) -> Iterator[ast.With]:
+    """All `with` statements among these statements and in them (not a walk over expressions)."""
+    for node in statements:
+        if isinstance(node, ast.With):
+            yield node
+        for name in _BODIES:
+            inner = getattr(node, name, None)
+            if inner:
+                yield from _withs(inner)
+
+
+#: Where statements, `except` clauses and `case` clauses keep what stands in them.
+_BODIES = ("body", "orelse", "handlers", "finalbody", "cases")
 
 
 def parse(text: str) -> ast.Module | None:
@@ -141,15 +160,15 @@ def parse(text: str) -> ast.Module | None:
     return None
 
 
-def _slice(lines: list[str], line: int) -> tuple[str | None, int]:
-    """The text of the block around `line` and how far its line numbers are off."""
+def _slice(lines: list[str], line: int) -> str | None:
+    """The text of the block around `line`, moved down by empty lines to where it stands."""
     start = line - 1
     while start >= 0 and not lines[start].lstrip().startswith("with"):
         start -= 1
         if line - start > 40:
-            return None, 0
+            return None
     if start < 0:
-        return None, 0
+        return None
     indent = len(lines[start]) - len(lines[start].lstrip())
     end = line
     while end < len(lines):
@@ -158,17 +177,18 @@ def _slice(lines: list[str], line: int) -> tuple[str | None, int]:
         if stripped and not deeper and not stripped.startswith(("#", ")", "]", "}")):
             break
         end += 1
-    body = lines[start:end]
-    if not indent:
-        return "".join(body), start
-    return "if 1:\n" + "".join(body), start - 1
+    above = "\n" * start
+    if indent:
+        if not start:
+            return None
+        above = above[1:] + "if 1:\n"
+    return above + "".join(lines[start:end])
 
 
-def _enters_at(node: ast.With, frame: FrameType) -> bool:
+def _enters_at(node: ast.With, line: int, position: tuple[int, int] | None) -> bool:
     end = max(item.context_expr.end_lineno or 0 for item in node.items)
-    if not node.lineno <= frame.f_lineno <= end:
+    if not node.lineno <= line <= end:
         return False
-    position = _position(frame)
     if position is None:
         return True
     # Up to 3.12 the instruction carries the place of the statement, later that of the expression.
@@ -180,11 +200,8 @@ def _position(frame: FrameType) -> tuple[int, int] | None:
     """Line and column of the expression the frame is entering (from Python 3.11)."""
     if sys.version_info < (3, 11):
         return None
-    for place, position in enumerate(frame.f_code.co_positions()):
-        if place * 2 == frame.f_lasti:
-            line, _, column, _ = position
-            return None if line is None or column is None else (line, column)
-    return None
+    line, _, column, _ = next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
+    return None if line is None or column is None else (line, column)
 
 
 def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block:
@@ -193,22 +210,15 @@ def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block
     body, rest = node.body, node.items[place + 1 :]
     if rest:  # what is entered after us belongs to the body
         body = [ast.copy_location(ast.With(items=rest, body=body), node)]
-    body = [_Adapt(caller).visit(statement) for statement in body]
-    module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
-    flags = caller.co_flags & _FUTURE_FLAGS
-    try:
-        code = compile(module, filename, "exec", flags=flags, dont_inherit=True)
-    except SyntaxError as error:
-        raise CaptureError(
-            f"line {error.lineno}: {error.msg}. This block is kept and run later, so it cannot "
-            "hold `return`, `yield`, `await`, or `break` and `continue` of a loop around it; "
-            "move that statement out of the block."
-        ) from None
+    code = _as_code(body, filename, caller)
+    if _must_adapt(code, caller):
+        body = [_Adapt(caller).visit(statement) for statement in body]
+        code = _as_code(body, filename, caller)
     target = node.items[place].optional_vars
     stores, loads = _names(code)
     return Block(
         code=code,
-        source="\n".join(ast.unparse(statement) for statement in body),
+        body=tuple(body),
         filename=filename,
         line=node.lineno,
         target=target.id if isinstance(target, ast.Name) else None,
@@ -216,6 +226,18 @@ def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block
         loads=frozenset(loads),
         targets=tuple(name.id for name in getattr(target, "elts", [target]) if isinstance(name, ast.Name)),
     )
+
+
+def _as_code(body: list[ast.stmt], filename: str, caller: CodeType) -> CodeType:
+    module = ast.Module(body=body, type_ignores=[])
+    try:
+        return compile(module, filename, "exec", flags=caller.co_flags & _FUTURE_FLAGS, dont_inherit=True)
+    except SyntaxError as error:
+        raise CaptureError(
+            f"line {error.lineno}: {error.msg}. This block is kept and run later, so it cannot "
+            "hold `return`, `yield`, `await`, or `break` and `continue` of a loop around it; "
+            "move that statement out of the block."
+        ) from None
 
 
 def _own_item(node: ast.With, frame: FrameType, openers: frozenset[str]) -> int:
@@ -241,6 +263,16 @@ def _all_names(code: CodeType) -> set[str]:
         if isinstance(constant, CodeType):
             names |= _all_names(constant)
     return names
+
+
+_ANNOTATES = dis.opmap["SETUP_ANNOTATIONS"]
+
+
+def _must_adapt(code: CodeType, caller: CodeType) -> bool:
+    """Whether a body would mean something else inside the function or class that it stands in."""
+    if caller.co_flags & 0x2 and _ANNOTATES in code.co_code[::2]:
+        return True
+    return any(name.startswith("__") and not name.endswith("__") for name in _all_names(code))
 
 
 class _Adapt(ast.NodeTransformer):
@@ -278,15 +310,31 @@ class _Adapt(ast.NodeTransformer):
         return node  # its own names are mangled by its own name
 
 
+#: The instructions that read a name, and how many bits of their argument say something else.
+_LOADS = {
+    dis.opmap[name]: int(name == "LOAD_GLOBAL" and sys.version_info >= (3, 11))
+    for name in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
+    if name in dis.opmap
+}
+_STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
+#: Those that bind one (or unbind it).
+_STORES = frozenset({_STORE_GLOBAL, dis.opmap["STORE_NAME"], dis.opmap["DELETE_NAME"]})
+
+
 def _names(code: CodeType, nested: bool = False) -> tuple[set[str], set[str]]:
     stores: set[str] = set()
     loads: set[str] = set()
-    for step in dis.get_instructions(code):
-        if step.opname in ("STORE_NAME", "STORE_GLOBAL", "DELETE_NAME"):
-            if not nested or step.opname == "STORE_GLOBAL":
-                stores.add(step.argval)
-        elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"):
-            loads.add(step.argval)
+    steps, names, above = code.co_code, code.co_names, 0
+    for place in range(0, len(steps), 2):
+        step = steps[place]
+        if step == dis.EXTENDED_ARG:
+            above = above | steps[place + 1] << 8
+            continue
+        number, above = above | steps[place + 1], 0
+        if step in _LOADS:
+            loads.add(names[number >> _LOADS[step]])
+        elif step in _STORES and (not nested or step == _STORE_GLOBAL):
+            stores.add(names[number])
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             more_stores, more_loads = _names(constant, nested=True)
@@ -296,15 +344,40 @@ def _names(code: CodeType, nested: bool = False) -> tuple[set[str], set[str]]:
 
 
 #: The instructions with which a `with` statement enters what its expression gave.
-_ENTRIES = frozenset({"BEFORE_WITH", "SETUP_WITH"})
+_ENTRIES = frozenset(dis.opmap[name] for name in ("BEFORE_WITH", "SETUP_WITH") if name in dis.opmap)
+_SKIPPED = frozenset({dis.EXTENDED_ARG, dis.opmap.get("CACHE", dis.EXTENDED_ARG)})
 
 
 def enters_a_block(frame: FrameType) -> bool:
     """Whether the call that `frame` is making is the expression of a `with` statement."""
-    for step in dis.get_instructions(frame.f_code):
-        if step.offset > frame.f_lasti:
-            return step.opname in _ENTRIES
-    return False
+    steps = frame.f_code.co_code
+    place = frame.f_lasti + 2
+    while place < len(steps) and steps[place] in _SKIPPED:
+        place += 2
+    return place < len(steps) and steps[place] in _ENTRIES
+
+
+def _look_away(frame: FrameType, event: str, argument: Any) -> None:
+    """Traces nothing, but without a trace function of the thread a frame's is not called."""
+
+
+class _Leaving:
+    """A frame's trace function that leaves the body at its first instruction."""
+
+    __slots__ = ("frame", "local", "opcodes", "outer")
+
+    def __init__(self, frame: FrameType) -> None:
+        self.frame = frame
+        self.outer, self.local, self.opcodes = sys.gettrace(), frame.f_trace, frame.f_trace_opcodes
+
+    def __call__(self, current: FrameType, event: str, argument: Any) -> Any:
+        self.undo()
+        raise BodySkipped
+
+    def undo(self) -> None:
+        """Put back what traced the frame before (needed twice: Python stops tracing after an error)."""
+        self.frame.f_trace, self.frame.f_trace_opcodes = self.local, self.opcodes
+        sys.settrace(self.outer)
 
 
 def skip_body(frame: FrameType) -> Callable[[], None]:
@@ -312,16 +385,7 @@ def skip_body(frame: FrameType) -> Callable[[], None]:
 
     Call the undo in `__exit__`, which must swallow `BodySkipped`.
     """
-    outer, local, opcodes = sys.gettrace(), frame.f_trace, frame.f_trace_opcodes
-
-    def undo() -> None:
-        frame.f_trace, frame.f_trace_opcodes = local, opcodes
-        sys.settrace(outer)
-
-    def leave(current: FrameType, event: str, argument: Any) -> Any:
-        undo()
-        raise BodySkipped
-
-    sys.settrace(lambda *_: None)
-    frame.f_trace, frame.f_trace_opcodes = leave, True
-    return undo
+    leaving = _Leaving(frame)
+    sys.settrace(_look_away)
+    frame.f_trace, frame.f_trace_opcodes = leaving, True
+    return leaving.undo

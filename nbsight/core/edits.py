@@ -95,7 +95,7 @@ def replay(tracer: Tracer, run: Run) -> Crew | None:
         return None
     crew = Crew(run)
     for edit in edits:
-        names = Names(edit.values, edit.outer, sibling=_nobody)
+        names = Names(edit.values, edit.outer, is_alone=True)
         # In the block, `as tracer` and `as edited` mean the run at hand.
         targets = edit.block.targets
         if len(targets) == 2:
@@ -109,7 +109,3 @@ def replay(tracer: Tracer, run: Run) -> Crew | None:
         worker.step = tracer.driver.step
         crew.add(worker)
     return crew
-
-
-def _nobody(name: str, known: bool) -> Any:
-    return Names.ABSENT

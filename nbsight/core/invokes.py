@@ -8,7 +8,6 @@ same numbers.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,7 @@ from nbsight.core.displays import call_text
 from nbsight.core.edits import replay
 from nbsight.core.rerun import begin_again
 from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
-from nbsight.core.torch_state import SideState, snapshot
-from nbsight.core.workers import Crew, Worker
+from nbsight.core.workers import Crew, Side, Worker, side_now
 from nbsight.errors import CaptureError, InputError
 
 if TYPE_CHECKING:
@@ -27,29 +25,31 @@ if TYPE_CHECKING:
 __all__ = ["Invoker", "run_invokes"]
 
 
+_OPENERS = frozenset({"invoke"})
+
+
 class Invoker:
     """One `with tracer.invoke(...)` statement."""
+
+    #: Its input as the model's `_prepare` gives it; None if it adds no rows (it sees all of them).
+    prepared: Any = None
+    block: Block | None = None
+    frame: FrameType | None = None
+    #: What the names that the body reads meant when it was captured.
+    values: dict[str, Any]
+    side: Side | None = None
+    _undo: Any = None
 
     def __init__(self, tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.tracer = tracer
         self.args = args
         self.kwargs = kwargs
-        self.prepared: Any = None
-        self.block: Block | None = None
-        self.frame: FrameType | None = None
-        self.values: dict[str, Any] = {}
-        self.state: SideState | None = None
-        self._undo: Any = None
 
     def __repr__(self) -> str:
-        given = call_text(self.args, self.kwargs) if self.has_input else "the whole batch"
+        has_input = self.tracer.root._has_input(self.args, self.kwargs)
+        given = call_text(self.args, self.kwargs) if has_input else "the whole batch"
         line = "" if self.block is None else f", line {self.block.line}"
         return f"invoke of {given}{line}"
-
-    @property
-    def has_input(self) -> bool:
-        """Whether this invoke adds rows (an empty one sees all)."""
-        return self.tracer.root._has_input(self.args, self.kwargs)
 
     def __enter__(self) -> Invoker:
         tracer = self.tracer
@@ -59,16 +59,18 @@ class Invoker:
                 "`with model.trace() as tracer:` and give every prompt to a "
                 "`with tracer.invoke(prompt):` of its own."
             )
-        if self.has_input:
-            self.prepared = tracer.root._prepare(self.args, self.kwargs)
+        root = tracer.root
+        if root._has_input(self.args, self.kwargs):
+            self.prepared = root._prepare(self.args, self.kwargs)
         frame = sys._getframe(1)
-        self.block = block_at(frame, frozenset({"invoke"}))
-        if self.block is None:
+        block = block_at(frame, _OPENERS)
+        if block is None:
             self._start_in_place(frame)
             return self
+        self.block = block
         self.frame = frame
-        self.values = frame_values(frame, self.block.loads)
-        self.state = snapshot()
+        self.values = frame_values(frame, block.loads)
+        self.side = side_now()
         self._undo = skip_body(frame)
         return self
 
@@ -98,7 +100,7 @@ class Invoker:
         return is_left_behind(self.frame, name, self.block.filename, self.block.line)
 
     def _start_in_place(self, frame: FrameType) -> None:
-        if not self.has_input:
+        if self.prepared is None:
             raise CaptureError(
                 "an invoke without an input sees the whole batch, so it must wait for the others; "
                 f"code from {frame.f_code.co_filename!r} has no text to wait with. Put it into a "
@@ -120,19 +122,24 @@ def run_invokes(tracer: Tracer) -> None:
     crew = replay(tracer, run) or Crew(run)
     edits = len(crew.workers)
     of = dict(zip(filled, rows, strict=False))
+    tokens_of = tracer.root._tokens_of
     for invoker in tracer.invokes:
         assert invoker.block is not None
         assert invoker.frame is not None
-        names = Names(invoker.values, invoker.frame.f_globals, stale=invoker.is_stale)
+        names = Names(invoker.values, invoker.frame.f_globals)
         if invoker.block.target is not None:
             names[invoker.block.target] = invoker
         own = of.get(invoker)
         rows_seen = own if len(filled) > 1 or own is None else None
-        worker = Worker(invoker.block, names, rows_seen, invoker.state)
+        worker = Worker(invoker.block, names, rows_seen, invoker.side)
         worker.run = run
         worker.step = tracer.driver.step
-        worker.tokens = partial(tracer.root._tokens_of, invoker.prepared) if own else None
+        if own is not None:
+            worker.prepared, worker.tokens_of = invoker.prepared, tokens_of
         crew.add(worker)
+    for invoker, worker in zip(tracer.invokes, crew.workers[edits:], strict=True):
+        if not worker.names.fill(crew.binders):
+            worker.is_stale = invoker.is_stale
     try:
         crew.work(finish=tracer.must_finish)
         while crew.is_late:
@@ -141,12 +148,24 @@ def run_invokes(tracer: Tracer) -> None:
     finally:
         tracer.failed, tracer.failed_at = crew.failed, crew.failed_at
         # What the bodies bound is the user's even when a later body failed.
-        for invoker, worker in zip(tracer.invokes, crew.workers[edits:], strict=False):
-            assert invoker.frame is not None
-            bound = worker.bound()
-            if worker.block.target is not None:
-                bound.setdefault(worker.block.target, invoker)
-            write_back(invoker.frame, bound, worker.block.filename)
-            invoker.frame = None
+        _bind(tracer.invokes, crew.workers[edits:])
         crew.close()
         run.close()
+
+
+def _bind(invokers: list[Invoker], workers: list[Worker]) -> None:
+    """Bind what the bodies have bound in the frames that they were taken from, later ones last."""
+    at: tuple[FrameType, str] | None = None
+    bound: dict[str, Any] = {}
+    for invoker, worker in zip(invokers, workers, strict=True):
+        block, frame, invoker.frame = worker.block, invoker.frame, None
+        assert frame is not None
+        if at is None or frame is not at[0] or block.filename != at[1]:
+            if at is not None:
+                write_back(at[0], bound, at[1])
+            at, bound = (frame, block.filename), {}
+        if block.target is not None:
+            bound[block.target] = invoker
+        bound.update(worker.bound())
+    if at is not None:
+        write_back(at[0], bound, at[1])

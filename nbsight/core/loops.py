@@ -125,12 +125,7 @@ def _loop(tracer: Tracer, numbers: Iterable[int]) -> Iterator[Step]:
 
 def _next_pass(run: Run, participant: Participant, number: int) -> bool | None:
     """Wait for the model's pass `number`: whether it is there; None when there is none any more."""
-    root = (run.root, "input")
-    run.want(root)
-    try:
-        participant.wait_for_pass(run, number)
-    finally:
-        run.unwant(root)
+    participant.wait_for_pass(run, number)
     if run.passes <= number:
         return None
     participant.step = number

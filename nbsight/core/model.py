@@ -389,12 +389,12 @@ def _concatenate(
                 f"{len(args)} and {sorted(kwargs)}. Use one trace for each kind."
             )
     # By name: two calls may give the same keywords in another order.
-    values = [(*args, *(kwargs[name] for name in first_kwargs)) for args, kwargs in prepared]
+    values = [(*args, *[kwargs[name] for name in first_kwargs]) for args, kwargs in prepared]
     sizes = [_height(row) for row in values]
     joined = [_cat([row[place] for row in values]) for place in range(len(values[0]))]
-    rows, start = [], 0
+    rows, start, total = [], 0, sum(sizes)
     for size in sizes:
-        rows.append(Rows(start, size, sum(sizes)))
+        rows.append(Rows(start, size, total))
         start += size
     count = len(first_args)
     kwargs = dict(zip(first_kwargs, joined[count:], strict=False))
@@ -402,6 +402,8 @@ def _concatenate(
 
 
 def _height(values: tuple[Any, ...]) -> int:
+    if len(values) == 1 and isinstance(values[0], torch.Tensor) and values[0].ndim:
+        return values[0].size(0)
     heights = {value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim}
     if len(heights) != 1:
         raise InputError(

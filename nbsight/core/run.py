@@ -104,7 +104,13 @@ class Participant:
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Return when the root's call `number` has begun or the run has ended."""
         while run.passes <= number and not run.ended:
-            run.advance()
+            if run.serve is None and run.go_straight(run.root, "pass"):
+                continue
+            run.want((run.root, "pass"))
+            try:
+                run.advance()
+            finally:
+                run.unwant((run.root, "pass"))
 
     def wait_until(self, run: Run, ready: Callable[[], bool]) -> None:
         """Return when `ready()` is true; the run goes on until then."""
@@ -184,7 +190,13 @@ class Run:
         self.edits: list[Edit] = []
         self._wanted_inputs: dict[Any, int] = {}
         self._wanted_outputs: dict[Any, int] = {}
-        self.wanted = {"input": self._wanted_inputs, "output": self._wanted_outputs}
+        #: Whether somebody waits for the root's next call; nothing is shown there.
+        self._wanted_passes: dict[Any, int] = {}
+        self.wanted = {
+            "input": self._wanted_inputs,
+            "output": self._wanted_outputs,
+            "pass": self._wanted_passes,
+        }
         self.watchers: dict[str, dict[Any, list[Callable[[Site], None]]]] = {}
         self._visits: dict[nn.Module, int] = {}
         self.gated: dict[nn.Module, Gate] = {}
@@ -200,6 +212,8 @@ class Run:
         """A gated module is called: stop before and after it if somebody waits there."""
         if module is self.root:
             self.passes += 1
+            if self._wanted_passes:
+                self._home.switch()  # type: ignore[union-attr]
         visits = self._visits
         visit = visits[module] = visits.get(module, -1) + 1
         if self._wanted_inputs or self.watchers or self.rewrites:
@@ -295,7 +309,7 @@ class Run:
     @property
     def is_wanted(self) -> bool:
         """Whether somebody waits for any place."""
-        return bool(self.wanted["input"] or self.wanted["output"])
+        return bool(self._wanted_inputs or self._wanted_outputs or self._wanted_passes)
 
     def stands_at(self, key: Key) -> bool:
         """Whether the run stands at `key`."""
@@ -441,6 +455,7 @@ class Run:
             if self._began and not self.ended and not sys.is_finalizing():
                 self._wanted_inputs.clear()
                 self._wanted_outputs.clear()
+                self._wanted_passes.clear()
                 self.watchers = {}
                 self.site = None
                 while not self.ended:

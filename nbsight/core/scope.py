@@ -14,7 +14,7 @@ import ast
 import ctypes
 import linecache
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -31,8 +31,7 @@ class Names(dict[str, Any]):
     Args:
         values: The names that the body reads, as they were when it was captured.
         outer: The globals of the user's frame.
-        sibling: Asks the other invokes for a name; returns `Names.ABSENT` when none binds it.
-        stale: Tells whether a captured value was left there by an earlier run of the same block.
+        is_alone: Whether no other body is asked for names.
     """
 
     ABSENT = _ABSENT
@@ -41,22 +40,38 @@ class Names(dict[str, Any]):
         self,
         values: dict[str, Any],
         outer: dict[str, Any],
-        sibling: Callable[[str, bool], Any] | None = None,
-        stale: Callable[[str], bool] | None = None,
+        is_alone: bool = False,
     ) -> None:
-        super().__init__()
         self.values_at_capture = values
         self.outer = outer
-        self.sibling = sibling
-        self.stale = stale
+        self.is_alone = is_alone
+        #: The worker of the body: asks the other invokes for a name, or answers `Names.ABSENT`.
+        self.asker: Any = None
+        self._binders: Mapping[str, Any] = {}
+
+    def fill(self, binders: Mapping[str, Any]) -> bool:
+        """Take in the captured values that nobody can bind anew, so that nobody is asked for them.
+
+        Args:
+            binders: The names that bodies of this run bind.
+
+        Returns:
+            Whether those were all.
+        """
+        self._binders = binders
+        values = self.values_at_capture
+        if binders.keys().isdisjoint(values):
+            self.update(values)
+            return True
+        self.update({name: value for name, value in values.items() if name not in binders})
+        return False
 
     def __missing__(self, name: str) -> Any:
-        known = name in self.values_at_capture
-        if self.sibling is not None:
-            value = self.sibling(name, known and not (self.stale and self.stale(name)))
+        if name in self._binders and self.asker is not None:
+            value = self.asker.ask(name, name in self.values_at_capture)
             if value is not _ABSENT:
                 return value
-        if known:
+        if name in self.values_at_capture:
             return self.values_at_capture[name]
         return self.outer[name]
 
@@ -126,7 +141,7 @@ def write_back(frame: FrameType, bound: dict[str, Any], filename: str = "") -> N
     """Bind names in the user's frame, as if the body (which stands in `filename`) had run there."""
     if not bound:
         return
-    _left.update((filename, name) for name in bound)
+    _left.update([(filename, name) for name in bound])
     code = frame.f_code
     if code.co_flags & 0x2:
         own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}

@@ -370,6 +370,8 @@ def _differs(before: Any, after: Any) -> bool:
 
 def _records(value: Any) -> bool:
     """Whether a tensor of the value is part of a graph."""
+    if type(value) is torch.Tensor:
+        return value.requires_grad
     found: list[torch.Tensor] = []
 
     def look(tensor: torch.Tensor) -> torch.Tensor:

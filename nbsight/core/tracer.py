@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
-from nbsight.core import context, explain
+from nbsight.core import context, explain, worker_reads
 from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
@@ -545,7 +545,9 @@ class Tracer:
         """
         run, driver = self.run, self.driver
         if run is None or run.serve is not None or driver.occurrence is not None or self.handed is not None:
-            return self.read(envoy, "output", frame)
+            if run is None or self.handed is not None:
+                return self.read(envoy, "output", frame)
+            return worker_reads.read_output(self, run, envoy, frame)
         site, module = run.site, envoy._module
         line = (frame.f_code, frame.f_lasti)
         if site is None or site.module is not module or site.kind != "output":

@@ -7,7 +7,10 @@ earlier body has bound the name it waits for, or when the run has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import insort
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,17 +21,34 @@ from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.run import Key, Participant, Reached, Run, Stop, place_of
 from nbsight.core.scope import Names
 from nbsight.core.sites import show_line
-from nbsight.core.torch_state import SideState, snapshot, switch_to
+from nbsight.core.torch_state import (
+    SideState,
+    get_default_dtype,
+    is_grad_enabled,
+    is_more_than_grad,
+    set_grad,
+    snapshot,
+    switch_to,
+)
 from nbsight.errors import CaptureError, OutOfOrderError
 
 if TYPE_CHECKING:
     from nbsight.core.capture import Block
 
-__all__ = ["Crew", "Worker"]
+__all__ = ["Crew", "Side", "Worker", "side_now"]
+
+#: One side's torch switches: grad mode, default dtype, and all of them if they say more than that.
+Side = tuple[bool, torch.dtype, "SideState | None"]
 
 
-def _always() -> bool:
-    return True
+def side_now() -> Side:
+    """What this thread's switches are now, looked at as quickly as can be."""
+    return (is_grad_enabled(), get_default_dtype(), snapshot() if is_more_than_grad() else None)
+
+
+def _whole(side: Side) -> SideState:
+    grad, dtype, state = side
+    return state or (grad, False, dtype, None, (), ())
 
 
 class Worker(Participant):
@@ -38,52 +58,63 @@ class Worker(Participant):
         block: The body.
         names: Its namespace.
         rows: The rows of the batch that belong to it; None for all.
+        side: Torch's switches where the block was written: `with torch.no_grad():` around it counts.
     """
 
-    def __init__(self, block: Block, names: Names, rows: Rows | None, state: SideState | None = None) -> None:
+    #: The number of the worker in its crew.
+    place = -1
+    crew: Crew | None = None
+    run: Run | None = None
+    done = False
+    stopped = False
+    error: BaseException | None = None
+    #: The place that is waited for; None while it is something else.
+    key: Key | None = None
+    awaited: str | None = None
+    got_from: tuple[str, Worker] | None = None
+    #: What it asks for in a second forward, while it waits for that.
+    late: Any = None
+    #: Tells whether a captured value was left there by an earlier run of the same block.
+    is_stale: Callable[[str], bool] | None = None
+    #: Whether it may act, if it waits for something else than a place; None before its first act.
+    ready: Callable[[], bool] | None = None
+    #: Its input, and what finds the tokens of one.
+    prepared: Any = None
+    tokens_of: Callable[[Any], Any] | None = None
+    #: What was read at places that the model left while this body waited for a name.
+    held: Sequence[tuple[Reached, torch.Tensor, int]] = ()
+    _guards: list[Any] | None = None
+    _carrier: Carrier | None = None
+    _hub: greenlet | None = None
+
+    def __init__(self, block: Block, names: Names, rows: Rows | None, side: Side | None = None) -> None:
         super().__init__(rows)
-        self.run: Run | None = None
         self.block = block
         self.names = names
-        self.done = False
-        self.stopped = False
-        self.error: BaseException | None = None
-        self.ready: Callable[[], bool] = _always
-        self.awaited: str | None = None
-        self.got_from: tuple[str, Worker] | None = None
-        #: What it asks for in a second forward, while it waits for that.
-        self.late: Any = None
-        #: What was read at places that the model left while this body waited for a name.
-        self.held: list[tuple[Reached, torch.Tensor, int]] = []
-        self._carrier: Carrier | None = None
-        self._hub: greenlet | None = None
-        # Torch's switches where the block was written: `with torch.no_grad():` around it counts.
-        self._state = state
-        self._guards: list[Any] = []
+        self._side = side
+
+    @property
+    def tokens(self) -> Callable[[], Any] | None:  # type: ignore[override]
+        """Finds the tokens of this participant's prompt, for messages."""
+        return None if self.tokens_of is None else partial(self.tokens_of, self.prepared)
 
     # -- called from the body ------------------------------------------------------------------
 
     def wait(self, run: Run, key: Key) -> None:
         """Give way until the run stands at `key` next, or has ended."""
-        before = run.site
-        run.want(key)
-        try:
-            module, kind = key
-
-            def here() -> bool:  # asked of every waiting block at every stop
-                site = run.site
-                if site is None or run.ended:
-                    return run.ended
-                return site.module is module and site is not before and site.kind == kind
-
-            self._give_way(here)
-        finally:
-            run.unwant(key)
+        if run.ended:
+            return
+        assert self.crew is not None
+        assert self._hub is not None
+        self.crew.wait_at(self, key)
+        self._hub.switch()
 
     def wait_for_pass(self, run: Run, number: int) -> None:
         """Give way until the root's call `number` has begun or the run has ended."""
-        while run.passes <= number and not run.ended:
-            self._give_way(lambda: run.ended or run.passes > number)
+        while run.passes <= number:
+            self.wait(run, (run.root, "pass"))
+            if run.ended:
+                return
 
     def wait_until(self, run: Run, ready: Callable[[], bool]) -> None:
         """Give way until `ready()` is true."""
@@ -100,13 +131,40 @@ class Worker(Participant):
         """End the whole run from inside the body."""
         raise Stop
 
+    def ask(self, name: str, known: bool) -> Any:
+        """What another worker binds `name` to; waits for it.
+
+        Earlier workers come first, the nearest before all, as in code that runs in order. A later
+        worker is only asked for a name that nothing else knows (two invokes may exchange values).
+
+        Args:
+            name: A name that this body has not bound.
+            known: Whether it had a value where the body was captured.
+        """
+        assert self.crew is not None
+        places = self.crew.binders.get(name, ())
+        if known and self.is_stale is not None:
+            known = not self.is_stale(name)
+        nearest_first = [other for other in reversed(places) if other < self.place]
+        later = [] if known else [other for other in places if other > self.place]
+        for other in nearest_first + later:
+            binder = self.crew.workers[other]
+            self.wait_for_name(name, binder)
+            if name in binder.names:
+                return binder.names[name]
+        return Names.ABSENT
+
     def wait_for_name(self, name: str, binder: Worker) -> None:
         """Give way until `binder` has bound `name` or is done."""
+        assert self.crew is not None
+        assert self._hub is not None
         self.awaited = name
         run, last = self.run, self.last
         site = run.site if run is not None else None
         while name not in binder.names and not binder.done:
-            self._give_way(lambda: binder.done or name in binder.names)
+            self.ready = lambda: binder.done or name in binder.names
+            self.crew.wait_for(self, binder)
+            self._hub.switch()
         self.awaited = None
         self.got_from = (name, binder)
         if site is not None and run is not None and run.site is not site and last is not None:
@@ -124,41 +182,64 @@ class Worker(Participant):
     def _hold(self, site: Any, last: Reached) -> None:
         view = site.shown_to(self)
         if isinstance(view, torch.Tensor) and not view.is_inference():
-            self.held.append((last, view, view._version))
+            self.held = [*self.held, (last, view, view._version)]
 
     def _give_way(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
+        assert self.crew is not None
         assert self._hub is not None
+        self.crew.wait_loosely(self)
         self._hub.switch()
 
     # -- called by the crew --------------------------------------------------------------------
 
-    def act(self, thrown: BaseException | None = None) -> None:
-        """Let the body act until it waits again or is done."""
-        if self._carrier is None:
+    def act(self, hub: greenlet, home: Side, thrown: BaseException | None = None) -> None:
+        """Let the body act until it waits again or is done.
+
+        Args:
+            hub: The greenlet that calls.
+            home: Its torch switches.
+            thrown: Raised where the body waits.
+        """
+        carrier = self._carrier
+        if carrier is None:
             if thrown is not None:
                 self.done = True
                 return
-            self._carrier = borrow(self._task)
-            self._carrier.worker = self
-            self._state = self._state or snapshot()
-        self._hub = getcurrent()
-        mine = snapshot()
-        assert self._state is not None
-        switch_to(self._state, mine, self._guards)
-        try:
+            carrier = self._carrier = borrow(self._task)
+            carrier.worker = self
+        self._hub = hub
+        grad, dtype, more = home
+        own = self._side or home
+        # As a rule the two sides differ in nothing but grad mode, which is quick to change.
+        is_plain = more is None and own[2] is None and own[1] is dtype and not self._guards
+        if not is_plain:
+            self._guards = self._guards or []
+            switch_to(_whole(own), _whole(home), self._guards)
+        elif own[0] is not grad:
+            set_grad(own[0])
+        if self.held:
             self.held = [(place, tensor, tensor._version) for place, tensor, _ in self.held]
+        try:
             if thrown is None:
-                self._carrier.switch()
+                carrier.switch()
             else:
-                self._carrier.throw(thrown)
-            if self.error is None:
+                carrier.throw(thrown)
+            if self.held and self.error is None:
                 self._check_held()
         finally:
-            self._state = snapshot()
-            switch_to(mine, self._state, self._guards)
+            if is_plain and get_default_dtype() is dtype and not is_more_than_grad():
+                if is_grad_enabled() is grad:
+                    self._side = home
+                else:
+                    self._side = (not grad, dtype, None)
+                    set_grad(grad)
+            else:
+                self._side = side_now()
+                self._guards = self._guards or []
+                switch_to(_whole(home), _whole(self._side), self._guards)
         if self.done:
-            give_back(self._carrier)
+            give_back(carrier)
             self._carrier = self._hub = None
 
     def _check_held(self) -> None:
@@ -195,8 +276,15 @@ class Worker(Participant):
         return {name: self.names[name] for name in self.block.stores if name in self.names}
 
 
+_place = attrgetter("place")
+
+
 class Crew:
-    """The workers of one run, in the order in which their blocks were written."""
+    """The workers of one run, in the order in which their blocks were written.
+
+    Whoever waits is kept by what it waits for, so that a stop of the model costs only those who
+    asked for that place.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -204,69 +292,134 @@ class Crew:
         self.failed: Worker | None = None
         #: Where the model stood when a body failed, for the message.
         self.failed_at: Any = None
+        #: Whether a body asked the whole run to stop.
+        self.was_stopped = False
         #: For each name, the places of the workers whose blocks bind it.
-        self._binders: dict[str, list[int]] = {}
+        self.binders: dict[str, list[int]] = {}
+        # Who waits: for a place of the model, for another body's names, for anything else.
+        self._at: dict[Key, list[Worker]] = {}
+        self._for: dict[Worker, list[Worker]] = {}
+        self._loose: list[Worker] = []
+        #: The last site at which those who wait for it were let act.
+        self._served: Any = None
+        #: The root's calls that they know of.
+        self._passes = 0
         run.serve = self.serve
 
     def add(self, worker: Worker) -> None:
         """Add the next worker and connect its namespace to the others'."""
-        place = len(self.workers)
+        place = worker.place = len(self.workers)
+        worker.crew = self
         self.workers.append(worker)
+        self._loose.append(worker)
         for name in worker.block.stores:
-            self._binders.setdefault(name, []).append(place)
-        if worker.names.sibling is None:
-            worker.names.sibling = lambda name, known: self._ask(place, name, known)
+            self.binders.setdefault(name, []).append(place)
+        if not worker.names.is_alone:
+            worker.names.asker = worker
 
-    def _ask(self, place: int, name: str, known: bool) -> Any:
-        """What another worker binds `name` to; waits for it.
+    def wait_at(self, worker: Worker, key: Key) -> None:
+        """Let the model stop at `key` for a worker."""
+        worker.key = key
+        there = self._at.get(key)
+        if there is None:
+            self._at[key] = [worker]
+            self.run.want(key)
+        else:
+            there.append(worker)
 
-        Earlier workers come first, the nearest before all, as in code that runs in order. A later
-        worker is only asked for a name that nothing else knows (two invokes may exchange values).
-        """
-        places = self._binders.get(name)
-        if places is None:  # as a rule: the model, a loop's variable, what was there before
-            return Names.ABSENT
-        asker = self.workers[place]
-        nearest_first = [other for other in reversed(places) if other < place]
-        later = [] if known else [other for other in places if other > place]
-        for other in nearest_first + later:
-            binder = self.workers[other]
-            asker.wait_for_name(name, binder)
-            if name in binder.names:
-                return binder.names[name]
-        return Names.ABSENT
+    def wait_for(self, worker: Worker, binder: Worker) -> None:
+        """Let a worker act again when `binder` has acted (and it is ready then)."""
+        self._for.setdefault(binder, []).append(worker)
+
+    def wait_loosely(self, worker: Worker) -> None:
+        """Let a worker act again at the first stop where it is ready."""
+        self._loose.append(worker)
 
     def serve(self) -> None:
-        """Let every worker act that can, until none can."""
-        moved = True
-        while moved:
-            moved = False
-            for worker in self.workers:
-                if not worker.done and worker.ready():
-                    worker.act()
-                    moved = True
+        """Let every worker act that can, in the order of their blocks, until none can."""
+        able = self._able()
+        if not able:
+            return
+        hub, home = getcurrent(), side_now()
+        while able:
+            turn, able = able, []
+            turn.sort(key=_place)
+            acted = 0
+            try:
+                for worker in turn:  # it may grow while it is gone through
+                    acted += 1
+                    worker.key = None
+                    worker.act(hub, home)
+                    if worker.stopped:
+                        self.was_stopped = True
                     if worker.error is not None:
-                        error, worker.error = worker.error, None
-                        self.failed, self.failed_at = worker, self.run.site
-                        try:
-                            raise error
-                        finally:
-                            del error  # its traceback holds this frame
+                        self._fail(worker)
+                    for other in self._freed_by(worker) if self._for else ():
+                        if other.place > worker.place:
+                            insort(turn, other, acted, key=_place)
+                        else:
+                            able.append(other)
+            except BaseException:
+                self._park(turn[acted:] + able)
+                raise
 
-    @property
-    def is_done(self) -> bool:
-        """Whether every body has run to its end."""
-        return all(worker.done for worker in self.workers)
+    def _able(self) -> list[Worker]:
+        """Take those out of the lists who may act where the run stands now."""
+        run = self.run
+        if run.ended:
+            able = [worker for there in self._at.values() for worker in there]
+            self._at.clear()
+            able += [worker for binder in list(self._for) for worker in self._freed_by(binder)]
+        else:
+            site, able = run.site, []
+            if site is not None and site is not self._served:
+                able = self._waiting_at((site.module, site.kind))
+            if run.passes != self._passes:
+                self._passes = run.passes
+                able += self._waiting_at((run.root, "pass"))
+            self._served = site
+        if self._loose:
+            loose, self._loose = self._loose, []
+            for worker in loose:
+                (able if worker.ready is None or worker.ready() else self._loose).append(worker)
+        return able
+
+    def _waiting_at(self, key: Key) -> list[Worker]:
+        there = self._at.pop(key, None)
+        if there is None:
+            return []
+        self.run.unwant(key)
+        return there
+
+    def _freed_by(self, binder: Worker) -> list[Worker]:
+        """Those who waited for a name of another body, and have it now."""
+        there = self._for.pop(binder, [])
+        waiting = [worker for worker in there if worker.ready is not None and not worker.ready()]
+        if waiting:
+            self._for[binder] = waiting
+        return [worker for worker in there if worker not in waiting]
+
+    def _park(self, workers: list[Worker]) -> None:
+        """Let those wait again whose turn did not come, because another's body failed."""
+        for worker in workers:
+            if worker.key is not None:
+                self.wait_at(worker, worker.key)
+            else:
+                self._loose.append(worker)
+
+    def _fail(self, worker: Worker) -> None:
+        error, worker.error = worker.error, None
+        assert error is not None
+        self.failed, self.failed_at = worker, self.run.site
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     @property
     def is_late(self) -> bool:
         """Whether a body asks for another forward."""
         return any(worker.late is not None for worker in self.workers)
-
-    @property
-    def was_stopped(self) -> bool:
-        """Whether a body asked the whole run to stop."""
-        return any(worker.stopped for worker in self.workers)
 
     def work(self, *, finish: bool) -> None:
         """Run everything: the bodies, and the model as far as they need it (or to its end)."""
@@ -294,15 +447,14 @@ class Crew:
         """Unwind the bodies that have not ended."""
         for worker in self.workers:
             if not worker.done:
-                worker.act(GreenletExit())
+                worker.act(getcurrent(), side_now(), GreenletExit())
                 worker.done = True
             # No cycles: what the bodies bound is freed when the user drops it.
-            worker.names.sibling = worker.names.stale = None
-            worker.run = None
-            worker.got_from = None
-            worker.held = []
-            worker.late = None
-            worker.ready = _always
+            worker.names.asker = worker.is_stale = None
+            worker.run = worker.crew = worker.got_from = None
+            worker.held = ()
+            worker.late = worker.ready = None
+        self._at, self._for, self._loose, self._served = {}, {}, [], None
         self.run.serve = None
 
 

@@ -34,7 +34,7 @@ class _Reading(torch.Tensor):
     """A tensor that stands for the plain tensor `_plain`, and remembers the `_whole` it came in."""
 
     _plain: torch.Tensor
-    _whole: Any
+    _whole: Any = None
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -254,6 +254,10 @@ torch.serialization.add_safe_globals([_reading, BlockOutput, LogitsOutput])
 
 def show_block(value: Any) -> Any:
     """What the user sees for `value`, which a decoder block returned."""
+    if type(value) is torch.Tensor:  # as a rule, and read a hundred times in a generation
+        made: Any = value.as_subclass(BlockOutput)
+        made._plain = value
+        return made
     place = _hidden_place(value)
     if place is _NOWHERE:
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import linecache
@@ -27,8 +28,9 @@ TEXT = "h = model.output.save()\nk = x + 1"
 
 
 def job(values=None, model=ROOT):
+    body = tuple(ast.parse(TEXT).body)
     block = Block(
-        compile(TEXT, "<b>", "exec"), TEXT, "<b>", 1, "tracer", frozenset("hk"), frozenset(["model", "x"])
+        compile(TEXT, "<b>", "exec"), body, "<b>", 1, "tracer", frozenset("hk"), frozenset(["model", "x"])
     )
     values = {"x": 1, "model": model} if values is None else values
     return Job(model, "trace", "forward", (torch.ones(1, 2),), {}, block, values, "tracer")
