@@ -260,9 +260,11 @@ class Site:
 
     def put_back(self) -> None:
         """Put what was derived from this value and changed back into it."""
+        before = self.value
         derived, self.derived = self.derived, {}
         for one in derived.values():
             one.put_back(self)
+        self.is_replaced = self.is_replaced or self.value is not before
 
     def settle(self) -> None:
         """Put the participants' values together; the run is about to go on."""
