@@ -96,6 +96,49 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Standard names, tokens and positions",
+        (
+            Mistake("A layer beyond the end", "model.layers[12]", "model.layers[12]"),
+            Mistake(
+                "A standard name outside a trace",
+                "mid = model.layers[3].resid_mid",
+                "mid = model.layers[3].resid_mid",
+            ),
+            Mistake(
+                "A string that means nothing here",
+                'model["blocks.5.hook_resid_psot"]',
+                'model["blocks.5.hook_resid_psot"]',
+            ),
+            Mistake(
+                "A value of the wrong shape",
+                """
+                with model.trace(prompt):
+                    model.layers[3].attn.z = model.layers[3].resid_pre
+                """,
+                "model.layers[3].attn.z = model.layers[3].resid_pre",
+            ),
+            Mistake(
+                "A string that occurs twice",
+                'tokens = model.tokens("Paris is Paris, and Rome is Rome")\ntokens.position("Rome")',
+                'tokens.position("Rome")',
+            ),
+            Mistake(
+                "A string that never occurs",
+                'model.tokens(prompt).position("paris")',
+                'model.tokens(prompt).position("paris")',
+            ),
+            Mistake(
+                "Prompts that do not line up",
+                """
+                from nbsight.results.alignment import align
+
+                align(model.tokens(prompt), model.tokens("The capital city of France is"))
+                """,
+                'align(model.tokens(prompt), model.tokens("The capital city of France is"))',
+            ),
+        ),
+    ),
+    Section(
         "Where and when values exist",
         (
             Mistake(
@@ -117,9 +160,9 @@ SECTIONS = (
                     early = model.transformer.h[2].output
                 """,
                 "early = model.transformer.h[2].output",
-                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept unasked, so "
-                "what has been passed takes a second forward. What follows in the model's order is read in "
-                "the same one.",
+                "A notice of class `nbsight.errors.OrderNotice`, once for each line: nothing is kept "
+                "unasked, so what has been passed takes a second forward. What follows in the model's "
+                "order is read in the same one.",
             ),
             Mistake(
                 "A block before what is inside it, where a second forward is not wanted",
@@ -338,8 +381,8 @@ SECTIONS = (
                     logits = model.output
                 """,
                 "model.transformer.h[2].output[0][:, 1] = 1e20",
-                "An `ArithmeticError` as well. Without `check_finite=True` nothing is watched. -Inf is let through, "
-                "since masks are made of it.",
+                "An `ArithmeticError` as well. Without `check_finite=True` nothing is watched. -Inf is let "
+                "through, since masks are made of it.",
             ),
             Mistake(
                 "Infinity that an edit writes",

@@ -57,7 +57,9 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
                     before = value.clone()
                 elif name == "resid_post":
                     turns.append(torch.cosine_similarity(before, value, dim=-1).cpu())
-                    sizes.append(value.square().mean(0).sqrt().cpu())
+                    # Without the first position, where many models park attention.
+                    later = value[1:] if len(value) > 1 else value
+                    sizes.append(later.square().mean(0).sqrt().cpu())
     size = torch.stack(sizes)
     relative = size / size.median(dim=-1, keepdim=True).values.clamp_min(1e-12)
     channels = relative.amax(0).topk(min(CHANNELS, relative.shape[-1])).indices

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nbsight.core import context
 from nbsight.core.batching import map_tensors
 from nbsight.core.held import Home, home
-from nbsight.core.paused_text import NEW, not_there, over, passed, ran_out
+from nbsight.core.paused_text import NEW, begun, not_there, over, passed, ran_out
 from nbsight.core.run import Key
 from nbsight.core.sites import UNSEEN, Line, Site
 from nbsight.core.source import Operation
@@ -216,13 +216,13 @@ class HeldTracer(Tracer):
     def check_ahead(self, envoy: Any, what: str, line: Line | None) -> None:
         """Raise OutOfOrderError if the run has passed a place that it will not see again."""
         assert self.run is not None
+        seen = True
         if isinstance(envoy, Operation):
-            self.trail.watch_operations(self.run, envoy._view)
+            seen = self.trail.watch_operations(self.run, envoy._view)
             self._park()
         kind = "output" if what == "output" else "input"
-        if self.method != "forward" or not self.trail.has_passed(envoy._module, kind):
-            return
-        raise OutOfOrderError(passed(self, envoy, what, line))
+        if self.method == "forward" and (not seen or self.trail.has_passed(envoy._module, kind)):
+            raise OutOfOrderError((passed if seen else begun)(self, envoy, what, line))
 
     # -- what is known of it -------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEW",
+    "begun",
     "changes_of",
     "describe_run",
     "not_there",
@@ -131,6 +132,17 @@ def passed(tracer: HeldTracer, envoy: Any, what: str, line: Line | None) -> str:
         f"this run has passed `{place}`.\n  {show_line(line)}\nIt stands at `{tracer.place()}` and stays "
         f"there: a run only goes forward. For `{place}` start another: {NEW}.\n"
         f'(If the model calls that module once more: `run.until("{place}", again=True)`.)'
+    )
+
+
+def begun(tracer: HeldTracer, envoy: Any, what: str, line: Line | None) -> str:
+    """An operation was asked for in a forward that had begun before anybody watched its operations."""
+    place = f"{envoy._path}.{what}".lstrip(".")
+    return (
+        f"`{place}` was asked for when the model had already begun `{envoy._owner_path or 'model'}`, so its "
+        f"operations can no longer be stopped at.\n  {show_line(line)}\nThe run stands at `{tracer.place()}` "
+        f"and stays there. Ask for an operation before the run goes into its module; for this one start "
+        f"another: {NEW}."
     )
 
 

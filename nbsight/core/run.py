@@ -432,6 +432,8 @@ class Run:
         """The bodies are done; only a second forward has something left to do (rerun.py)."""
 
     def _note_touch(self, site: Site) -> None:
+        if site.derived:
+            site.put_back()
         what = describe(site.value if site.kind == "output" else site.value[0])
         self.note_edit(site, what, "changed in place")
         site.recount()

@@ -108,6 +108,8 @@ class Site:
     is_mixed: bool = False
     #: What a container holds, and counts of its changes, when the model came here.
     versions: Sequence[tuple[Any, Any]] = ()
+    #: What was made from this value and shown in its stead; each knows how it goes back into it.
+    derived: dict[Any, Any] = MappingProxyType({})  # type: ignore[assignment]
 
     def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
         self.module = module
@@ -136,6 +138,8 @@ class Site:
     @property
     def is_touched(self) -> bool:
         """Whether a tensor was changed in place since the model came here."""
+        if self.derived and self.must_put_back:
+            return True
         if self.version is not None:
             return self.value._version != self.version
         return any(tensor._version != version for tensor, version in self.versions) or self._is_refilled
@@ -237,6 +241,31 @@ class Site:
             self.assigned[participant] = value
             self.whole = self.whole_shown = UNSEEN
 
+    def derive(self, key: Any, derived: Any) -> Any:
+        """Show something made from this value; it is put back when the run leaves, if it was changed.
+
+        Args:
+            key: What it is, and whose.
+            derived: Has `is_changed` and `put_back(site)`; it holds no site, which would be a cycle.
+        """
+        self.derived = {**self.derived, key: derived}
+        if self.version is not None:  # so that the run asks `is_touched` when it leaves
+            self.version, self.versions = None, [(self.value, self.version)]
+        return derived
+
+    @property
+    def must_put_back(self) -> bool:
+        """Whether something that was made from this value was changed."""
+        return any(one.is_changed for one in self.derived.values())
+
+    def put_back(self) -> None:
+        """Put what was derived from this value and changed back into it."""
+        before = self.value
+        derived, self.derived = self.derived, {}
+        for one in derived.values():
+            one.put_back(self)
+        self.is_replaced = self.is_replaced or self.value is not before
+
     def settle(self) -> None:
         """Put the participants' values together; the run is about to go on."""
         parts = dict(self.assigned or ())
@@ -258,7 +287,7 @@ class Site:
     @property
     def must_settle(self) -> bool:
         """Whether anybody's rows have to be put back."""
-        if self.assigned or self.handed:
+        if self.assigned or self.handed or (self.derived and self.must_put_back):
             return True
         return bool(self.views) and self._records_rows
 

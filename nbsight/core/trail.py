@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from nbsight.core.source import Operation
+
 if TYPE_CHECKING:
     from nbsight.core.envoy import Envoy
     from nbsight.core.run import Run
@@ -62,13 +64,24 @@ class Trail:
     def _note_return(self, site: Site) -> None:
         self._returned.add(site.module)
 
-    def watch_operations(self, run: Run, source: Any) -> None:
-        """Watch the operations inside a forward as well."""
+    def watch_operations(self, run: Run, source: Any) -> bool:
+        """Watch the operations inside a forward as well.
+
+        Returns:
+            False if that forward has begun without being watched: it cannot be any more.
+        """
+        if source in self._operations:
+            return True
+        outer = source._owner if isinstance(source._owner, Operation) else None
+        if outer is not None and not self.watch_operations(run, outer._view):
+            return False
+        if self.has_passed(source._module, "input"):
+            return False
         run.open(source._gates())
-        if source not in self._operations:
-            self._operations.add(source)
-            for operation in source:
-                self._watch(run, operation)
+        self._operations.add(source)
+        for operation in source:
+            self._watch(run, operation)
+        return True
 
     def envoy_of(self, place: Any) -> Any:
         """The envoy of a module; an operation is its own."""

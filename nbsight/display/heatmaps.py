@@ -101,10 +101,12 @@ def _draw(axes: Any, panel: Panel, limit: float, row_title: str) -> None:
     axes.grid(which="minor", color="white", linewidth=0.8)
     every = max(1, -(-len(columns) // 48))  # labels that can still be told apart
     places = list(range(0, len(columns), every))
-    axes.set_xticks(places, [shorten(columns[i], 12) for i in places], rotation=55, ha="right", fontsize=8)
+    axes.set_xticks(places, [shorten(columns[i], 12) for i in places], fontsize=8)
+    slanted = max(map(len, columns), default=0) > 2
     for label in axes.get_xticklabels():
-        label.set_rotation_mode("anchor")
         label.set_parse_math(False)
+        if slanted:
+            label.set(rotation=55, ha="right", rotation_mode="anchor")
     axes.set_yticks(np.arange(len(rows)), rows, fontsize=8)
     axes.tick_params(which="both", length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)

@@ -22,6 +22,7 @@ from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokeniz
 from nbsight.models.joining import join_prompts
 from nbsight.models.limits import has_learned_positions, read_limits
 from nbsight.models.loading import Loader, load_tokenizer
+from nbsight.models.named import NamedParts
 from nbsight.models.names import find_blocks
 from nbsight.models.outputs import accept_block, accept_logits, show_block, show_logits
 from nbsight.models.renaming import AliasedEnvoy, Rename, chosen_envoy
@@ -51,7 +52,7 @@ class BlockEnvoy(AliasedEnvoy):
             raise EditError(f"{error}\n{more}" if more else str(error)) from None
 
 
-class LanguageModel(NNsight):
+class LanguageModel(NamedParts, NNsight):
     """A language model whose inside can be read and changed.
 
     Its tree is there at once; the weights are loaded when they are first needed.

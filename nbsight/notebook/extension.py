@@ -22,9 +22,14 @@ def load_ipython_extension(ip: Any) -> None:
     ip.Completer.custom_matchers.append(matcher)
     # By name: a notebook that shows no lens never imports widgets.
     ip.display_formatter.mimebundle_formatter.for_type_by_name("nbsight.results.lens", "Lens", lens_bundle)
+    pngs = ip.display_formatter.formatters["image/png"]
+    # Figures of `result.plot()` are made without pyplot, which is what lets a notebook draw others.
+    draws = pngs.for_type_by_name("matplotlib.figure", "Figure") is None
+    if draws:
+        pngs.for_type_by_name("matplotlib.figure", "Figure", figure_bytes)
     finder = timed_cell_finder(ip)
     capture.finders.append(finder)
-    _added[id(ip)] = {"matcher": matcher, "finder": finder}
+    _added[id(ip)] = {"matcher": matcher, "finder": finder, "draws": draws}
 
 
 def unload_ipython_extension(ip: Any) -> None:
@@ -35,11 +40,25 @@ def unload_ipython_extension(ip: Any) -> None:
     capture.finders.remove(added["finder"])
     if added["matcher"] in ip.Completer.custom_matchers:
         ip.Completer.custom_matchers.remove(added["matcher"])
-    formatter = ip.display_formatter.mimebundle_formatter
-    formatter.deferred_printers.pop(("nbsight.results.lens", "Lens"), None)
+    if added["draws"]:
+        _take_off(ip.display_formatter.formatters["image/png"], "matplotlib.figure", "Figure", figure_bytes)
+    _take_off(ip.display_formatter.mimebundle_formatter, "nbsight.results.lens", "Lens", lens_bundle)
+
+
+def _take_off(formatter: Any, module: str, name: str, printer: Any) -> None:
+    """Undo `for_type_by_name`, whether or not the type has been met since."""
+    if formatter.deferred_printers.get((module, name)) is printer:
+        formatter.deferred_printers.pop((module, name))
     for type_ in list(formatter.type_printers):
-        if formatter.type_printers[type_] is lens_bundle:
+        if formatter.type_printers[type_] is printer:
             formatter.pop(type_)
+
+
+def figure_bytes(figure: Any) -> bytes:
+    """A matplotlib figure as the last expression of a cell."""
+    from nbsight.display.figures import figure_png
+
+    return figure_png(figure)
 
 
 def lens_bundle(lens: Any, include: Any = None, exclude: Any = None) -> Any:

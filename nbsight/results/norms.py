@@ -35,7 +35,7 @@ class Norms(Result):
         turn: Cosine between the stream before and after each block, float32, (layer, position).
         channels: The channels of the stream with the largest values, largest first.
         channel_size: How many times the median channel's size each of them has after each block,
-            float32, (layer, channel); sizes are root mean squares over positions.
+            float32, (layer, channel); sizes are root mean squares over positions from the second on.
         model: The name under which the model was loaded.
     """
 
@@ -107,7 +107,9 @@ class Norms(Result):
                 self.of(component)[:, start:].min(1),
                 self.of(component)[:, start:].max(1),
             )
+            # The stream before a block is the stream after the one below it.
             for component in self.components
+            if component not in ("resid_pre", "resid_mid")
         ]
         where = "positions from the second" if start else "positions"
         return lines_figure(

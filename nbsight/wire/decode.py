@@ -292,6 +292,11 @@ def _envoy(self: Decoder, path: Any, code: dict[str, Any]) -> Any:
     return envoy
 
 
+def _layer(self: Decoder, index: Any, code: dict[str, Any]) -> Any:
+    layers = self.root.std.layers
+    return layers if index is None else layers[index]
+
+
 def _dtype(self: Decoder, name: Any, code: dict[str, Any]) -> torch.dtype:
     dtype = getattr(torch, name)
     if not isinstance(dtype, torch.dtype):
@@ -390,6 +395,7 @@ _RULES: dict[str, Rule] = {
     "$batch": _batch,
     "$struct": _struct,
     "$envoy": _envoy,
+    "$layer": _layer,
     "$submodule": lambda self, path, code: self.root._module.get_submodule(path),
     "$tokenizer": _own("tokenizer"),
     "$config": _own("config"),

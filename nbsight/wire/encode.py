@@ -6,6 +6,7 @@
     a tensor or array                     {"$tensor": 0, "id": 2}       (its numbers are in the blob)
     the same object once more             {"$ref": 2}
     model.transformer.h[3]                {"$envoy": "transformer.h.3"}
+    model.layers[3]                       {"$layer": 3}
     torch, torch.softmax                  {"$module": "torch"}, {"$name": "torch:softmax"}
     a function of the user's              {"$fn": {source and the values that it reads}, "id": 3}
 
@@ -26,6 +27,7 @@ from torch import nn
 
 from nbsight.core.envoy import Envoy
 from nbsight.models.outputs import BlockOutput, LogitsOutput
+from nbsight.models.views import Layer, Layers
 from nbsight.wire import functions, names
 from nbsight.wire.messages import FunctionSpace
 from nbsight.wire.missing import NotHere
@@ -159,6 +161,8 @@ class Encoder:
             return self.refuse(value, place, value._why.rstrip("."))
         if isinstance(value, Envoy):
             return self._envoy(value, place)
+        if isinstance(value, (Layer, Layers)):
+            return self._layer(value, place)
         if isinstance(value, nn.Module):
             return self._module(value, place)
         if kind.__module__ == "torch.return_types":
@@ -266,6 +270,11 @@ class Encoder:
         if value._root is not self.root:
             return self.refuse(value, place, "it belongs to another model; a block travels to one model")
         return {"$envoy": value._path}
+
+    def _layer(self, value: Layer | Layers, place: str) -> Any:
+        if value._std._root is not self.root:
+            return self.refuse(value, place, "it belongs to another model; a block travels to one model")
+        return {"$layer": value.index if isinstance(value, Layer) else None}
 
     def _module(self, value: nn.Module, place: str) -> Any:
         path = self._name_in_model(value)

@@ -209,7 +209,7 @@ def test_the_streamer_has_the_token_of_each_step(model):
 
 
 def test_waiting_for_a_module_lets_the_model_go_on(model):
-    with model.trace(PROMPT):
+    with model.trace(PROMPT, strict_order=True):
         model.transformer.h[3].wait_for_output()
         with pytest.raises(nnsight.OutOfOrderError):
             model.transformer.h[2].output

@@ -172,6 +172,19 @@ def test_operations_inside_a_forward_are_places_too():
     assert same(run.finish(), want)
 
 
+def test_operations_of_a_forward_that_has_begun_are_an_error_that_moves_nothing():
+    net = build(Chain)
+    model = wrap(net)
+    run = model.start(X)
+    run.until("h.1.lin.output")
+    with pytest.raises(OutOfOrderError, match=r"already begun `h\.1`(?s:.)*stands at `h\.1\.lin\.output`"):
+        run.until(model.h[1].source.self_act_0.output)
+    assert run.here.path == "h.1.lin"
+    assert same(run.until("h.2.source.self_act_0.output"), hooked(net, (X,))["h.2.act.output"][0])
+    assert same(run.finish(), hooked(net, (X,))[""][0])
+    assert not has_gates(net)
+
+
 def test_the_functions_that_operations_call_are_looked_into_on_the_way():
     names = run_cell(
         """
@@ -415,6 +428,18 @@ def test_kept_edits_act_and_the_run_does_not_stop_for_them():
     assert same(run.finish(), hooked(net, (X,), edit=both)[""][0])
     assert same(model.start(X).finish(), hooked(net, (X,))[""][0])
     assert not has_gates(net)
+
+
+def test_a_kept_edit_that_goes_back_is_an_error_and_not_left_out():
+    model = wrap(build(Chain))
+    with model.edit(inplace=True):
+        late = model.h[2].output
+        model.h[3].output = late + model.h[1].output
+    run = model.start(X)
+    run.until("h.1.output")
+    with pytest.raises(OutOfOrderError, match=r"`h\.1\.output`"):
+        run.finish()
+    assert not run.is_open
 
 
 def test_a_kept_edit_that_fails_ends_the_run():

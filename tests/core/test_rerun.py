@@ -547,6 +547,26 @@ def test_edits_of_blocks_act_in_the_second_forward(demo):
     assert all(map(torch.equal, first, (*early, late)))
 
 
+@pytest.mark.parametrize("name", ["resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"])
+@pytest.mark.parametrize("shares", [False, True])
+def test_edits_by_standard_names_act_in_the_second_forward(demo, name, shares):
+    prompts = ["The capital of France is", "The dog"][: 2 if shares else 1]
+
+    def run(layers):
+        with demo.trace() as tracer:
+            for prompt in prompts:
+                with tracer.invoke(prompt):
+                    owner = demo.layers[1].attn if name == "z" else demo.layers[1]
+                    value = getattr(owner, name)
+                    value[:, 1] = value[:, 1] * 3
+                    seen = {layer: demo.layers[layer].resid_post.clone() for layer in layers}
+                    seen["logits"] = demo.output.logits.clone()
+        return seen
+
+    in_order, out_of_order = run([2, 3]), run([3, 2])
+    assert all(torch.equal(out_of_order[key], value) for key, value in in_order.items())
+
+
 # -- what is said ----------------------------------------------------------------------------------
 
 

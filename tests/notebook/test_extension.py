@@ -103,3 +103,15 @@ def test_the_package_can_be_loaded_by_name(shell):
     unload_ipython_extension(shell)
     shell.run_line_magic("load_ext", "nbsight")
     assert completions(shell, "model.")[0] == "transformer"
+
+
+def test_a_figure_made_without_pyplot_shows_itself(shell):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    load_ipython_extension(shell)
+    data, _ = shell.display_formatter.format(figure)
+    assert data["image/png"].startswith(b"\x89PNG")
+    unload_ipython_extension(shell)
+    assert "image/png" not in shell.display_formatter.format(figure)[0]

@@ -36,6 +36,8 @@ def kernel() -> Iterator[KernelManager]:
     environment = dict(os.environ)
     paths = [str(REPOSITORY), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    # How far a bar gets depends on the machine.
+    environment["TQDM_DISABLE"] = "1"
     # What a terminal's pytest sets for itself is not what a notebook has.
     environment.pop("MPLBACKEND", None)
     manager = KernelManager(kernel_name="python3")

@@ -1,0 +1,75 @@
+"""Writes the table of docs/names.md: where the standard names are in each family, and how far they are off.
+
+    python -m docs.names
+
+Every row is a tiny model with random weights, checked by `nbsight.verify` as any model is.
+`tests/docs/test_names.py` makes the rows again and compares.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from nbsight.models.language_model import LanguageModel
+from nbsight.models.standard import verify
+from nbsight.results.verification import Verification
+from tests.models.standard_cases import TIER_A, TIER_B, Case
+
+PAGE = Path(__file__).with_name("names.md")
+BEGIN, END = "<!-- table: python -m docs.names -->", "<!-- end of the table -->"
+COLUMNS = ("embed", "attn_out", "resid_mid", "mlp_out", "z")
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(replaced(text, table()), encoding="utf-8")
+
+
+def replaced(text: str, rows: str) -> str:
+    """The page with another table in it."""
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}", f"{BEGIN}\n\n{rows}\n{END}", text, flags=re.DOTALL
+    )
+
+
+def table() -> str:
+    """All rows."""
+    head = ["model", *(f"`{name}`" for name in COLUMNS), "largest error"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for case in (*TIER_A, *TIER_B):
+        if case.architecture is not None:
+            lines.append(row(case))
+    return "\n".join(lines) + "\n"
+
+
+def row(case: Case) -> str:
+    """One model's row."""
+    found = verify(LanguageModel(case.make()))
+    if not found.ok:
+        raise SystemExit(f"{case}: {found!r}")
+    cells = [_title(case), *(_place(found, name) for name in COLUMNS), _error(found)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _title(case: Case) -> str:
+    return case.name + "".join(f", `{key}={value}`" for key, value in case.options.items())
+
+
+def _place(found: Verification, name: str) -> str:
+    line = found[name]
+    if not line.place:
+        return "none"
+    inside = re.sub(r"^model\.(.*\[i\]\.|(transformer|gpt_neox|model\.decoder|model)\.)?", "", line.place)
+    return f"`{inside}`"
+
+
+def _error(found: Verification) -> str:
+    """The error without the digits that differ from machine to machine."""
+    if found.largest == 0:
+        return "0"
+    return "below 1e-6" if found.largest < 1e-6 else f"{found.largest:.0e}"
+
+
+if __name__ == "__main__":
+    main()

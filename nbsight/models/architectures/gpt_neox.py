@@ -1,0 +1,18 @@
+"""GPT-NeoX and Pythia: parallel unless the configuration says otherwise; two norms either way."""
+
+from nbsight.models.architectures.base import Architecture
+
+ARCHITECTURES = (
+    Architecture(
+        name="gpt_neox",
+        model_types=("gpt_neox",),
+        ln_final="final_layer_norm",
+        attn="attention",
+        mix="attention.dense",
+        down="mlp.dense_4h_to_h",
+        # What is added has passed the dropout, which matters in training mode.
+        attn_out="post_attention_dropout.output",
+        mlp_out="post_mlp_dropout.output",
+        is_parallel=lambda config: bool(config.use_parallel_residual),
+    ),
+)

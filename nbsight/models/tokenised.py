@@ -1,0 +1,73 @@
+"""The tokens of prompts as a result: what `model.tokens(prompt)` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nbsight.models.tokens import str_tokens
+from nbsight.results.tokens import TokenBatch, Tokens
+
+__all__ = ["tokens_of"]
+
+
+def tokens_of(model: Any, prompt: Any, options: dict[str, Any]) -> Tokens | TokenBatch:
+    """The tokens that a trace of `prompt` runs on.
+
+    Args:
+        model: A language model.
+        prompt: Whatever `trace` takes.
+        options: Options of the tokenizer, such as `add_special_tokens`.
+    """
+    prepared = model._prepare((prompt,), dict(options))
+    rows = [[int(index) for index in row] for row in prepared.fields["input_ids"]]
+    tokenizer = model.tokenizer
+    texts = _texts(prompt, len(rows))
+    found = [_tokens(tokenizer, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
+    if len(found) == 1 and not _is_list(prompt):
+        return found[0]
+    return TokenBatch(found, getattr(tokenizer, "padding_side", "right"))
+
+
+def _is_list(prompt: Any) -> bool:
+    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], str)
+
+
+def _texts(prompt: Any, count: int) -> Sequence[str | None]:
+    """The text of each row, where the prompt is text."""
+    if isinstance(prompt, str):
+        return [prompt]
+    return list(prompt) if _is_list(prompt) else [None] * count
+
+
+def _tokens(tokenizer: Any, ids: list[int], text: str | None, options: dict[str, Any]) -> Tokens:
+    strings = [f"<{index}>" for index in ids] if tokenizer is None else str_tokens(tokenizer, ids)
+    offsets = None if text is None else _offsets(tokenizer, ids, text, options)
+    if text is None or offsets is None:
+        # The tokens' own texts in a row: for ids and chats, and for tokenizers that do not tell.
+        text = "".join(strings)
+        ends = np.cumsum([len(one) for one in strings])
+        offsets = np.stack([ends - [len(one) for one in strings], ends], axis=1)
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return Tokens(
+        text=text,
+        strings=strings,
+        ids=np.array(ids, np.int64),
+        start=offsets[:, 0],
+        end=offsets[:, 1],
+        special=np.array([index in special for index in ids], bool),
+        has_bos=bool(ids) and bos is not None and ids[0] == bos,
+    )
+
+
+def _offsets(tokenizer: Any, ids: list[int], text: str, options: dict[str, Any]) -> Any:
+    """Which characters each token stands for; None if the tokenizer does not say."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    encoded = tokenizer(text, return_offsets_mapping=True, **options)
+    if list(encoded["input_ids"]) != ids:
+        return None
+    return np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)

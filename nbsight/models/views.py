@@ -1,0 +1,175 @@
+"""Layers and attention under their standard names; what else they are asked for is the native module's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nbsight.errors import PathError
+from nbsight.models.layout import LAYER_NAMES
+
+if TYPE_CHECKING:
+    from nbsight.models.standard import Standard
+
+__all__ = ["Across", "Attention", "Layer", "Layers"]
+
+_VALUES = ("output", "input", "inputs")
+
+
+class Layers(Sequence["Layer"]):
+    """The layers of a model, in order."""
+
+    __slots__ = ("_count", "_std")
+
+    def __init__(self, std: Standard, count: int) -> None:
+        self._std = std
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [Layer(self._std, layer) for layer in range(len(self))[index]]
+        if isinstance(index, str) or not hasattr(index, "__index__"):
+            raise PathError(
+                f"`model.layers` is indexed by numbers and slices, not by {index!r}: "
+                "`model.layers[3].resid_post`."
+            )
+        return Layer(self._std, self._std._index(index.__index__()))
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (Layer(self._std, layer) for layer in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"{len(self)} layers, each with {', '.join(LAYER_NAMES)}; native: model.{self._std.layout.layers}"
+        )
+
+
+class _View:
+    """A part of the model that has standard names; whatever else is asked of it is the native module's."""
+
+    __slots__ = ("_layer", "_std")
+
+    def __init__(self, std: Standard, layer: int) -> None:
+        object.__setattr__(self, "_std", std)
+        object.__setattr__(self, "_layer", layer)
+
+    _names: tuple[str, ...] = ()
+
+    @property
+    def _native(self) -> Any:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        frame = sys._getframe(1)
+        if name in self._names:
+            return self._std._read(name, self._layer, frame)
+        native = self._native
+        if name in _VALUES:
+            return native._tracer(name, frame).read(native, name, frame)
+        return getattr(native, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        frame = sys._getframe(1)
+        native = self._native
+        if name in self._names:
+            self._std._write(name, self._layer, value, frame)
+        elif name in _VALUES:
+            native._tracer(name, frame).write(native, name, value, frame)
+        else:
+            setattr(native, name, value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._native(*args, **kwargs)
+
+    def __dir__(self) -> list[str]:
+        return [*self._names, *dir(self._native)]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._native is other._native
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._layer))
+
+
+class Layer(_View):
+    """One block: `resid_pre`, `attn_out`, `resid_mid`, `mlp_out`, `resid_post`, (batch, position, d_model).
+
+    `resid_post == resid_pre + attn_out + mlp_out`, whatever the block is made of. `attn.z` is what the heads
+    found, (batch, position, head, d_head). What else it is asked for is the native block's.
+    """
+
+    __slots__ = ()
+    _names = tuple(name for name in LAYER_NAMES if name != "z")
+
+    @property
+    def _native(self) -> Any:
+        return self._std._root._at(f"{self._std.layout.layers}.{self._layer}")
+
+    @property
+    def index(self) -> int:
+        """The number of the layer, counted from 0."""
+        return self._layer
+
+    @property
+    def attn(self) -> Attention:
+        """The attention of this layer."""
+        return Attention(self._std, self._layer)
+
+    def __repr__(self) -> str:
+        return f"layer {self._layer}: {', '.join(self._names)}, attn.z; native: {self._native.path}"
+
+
+class Attention(_View):
+    """The attention of one block: `z`, (batch, position, head, d_head)."""
+
+    __slots__ = ()
+    _names = ("z",)
+
+    @property
+    def _native(self) -> Any:
+        return self._std._root._at(self._std.layout.attention(self._layer))
+
+    def __repr__(self) -> str:
+        return f"attention of layer {self._layer}: z; native: {self._native.path}"
+
+
+class Across:
+    """One name over all layers: `model.resid_post[3]`; `[2:5]` stacks to (layer, batch, position, …)."""
+
+    __slots__ = ("_name", "_std")
+
+    def __init__(self, std: Standard, name: str) -> None:
+        self._std = std
+        self._name = name
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        frame = sys._getframe(1)
+        if isinstance(index, slice):
+            layers = range(len(self))[index]
+            if layers.step < 0:
+                raise PathError(
+                    "layers are read in the order in which the model computes them; flip the result."
+                )
+            return torch.stack([self._std._read(self._name, layer, frame) for layer in layers])
+        return self._std._read(self._name, index, frame)
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self._std._write(self._name, index, value, sys._getframe(1))
+
+    def __len__(self) -> int:
+        return self._std.layout.n_layers
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        frame = sys._getframe(1)
+        return (self._std._read(self._name, layer, frame) for layer in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"{self._name} of {len(self)} layers: index it by a layer or a slice"

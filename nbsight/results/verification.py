@@ -1,0 +1,123 @@
+"""What the check of the standard names found: for each name where it is, and how far it is off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbsight.results.base import Result, coordinate, variable
+
+__all__ = ["NameRow", "Verification"]
+
+
+@dataclass(frozen=True)
+class NameRow:
+    """One line of the table.
+
+    Args:
+        name: The standard name.
+        place: The native place, `[i]` for the layer; empty where there is none.
+        status: "verified", "absent" or "refused".
+        error: The largest relative error over layers and positions; NaN where the name is a place by itself.
+        remark: What the error compares, or why the name is absent or refused.
+    """
+
+    name: str
+    place: str
+    status: str
+    error: float
+    remark: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Verification(Result):
+    """The standard names of one model, checked on random tokens.
+
+    Args:
+        model: The name under which the model was loaded.
+        architecture: The family that it was found to belong to; None if it is not known.
+        is_guess: Whether the family was found by structure and not by the configuration.
+        dtype: The dtype of the stream.
+        tolerance: The largest error that is accepted.
+        names: The standard names.
+        places: Where each is.
+        states: "verified", "absent" or "refused" for each.
+        remarks: What was compared for each, or why it is not there.
+        layers: A label per layer.
+        error: Length of the difference over length of the sum, the largest of all positions; NaN where
+            nothing is compared.
+    """
+
+    title = "check of the standard names"
+
+    model: str
+    architecture: str | None
+    is_guess: bool
+    dtype: str
+    tolerance: float
+    names: Sequence[str] = coordinate("name")
+    places: Sequence[str] = coordinate("name", name="place")
+    states: Sequence[str] = coordinate("name", name="status")
+    remarks: Sequence[str] = coordinate("name", name="remark")
+    layers: Sequence[int] = coordinate("layer")
+    error: NDArray[np.float64] = variable("name", "layer", unit="relative error")
+
+    @property
+    def rows(self) -> tuple[NameRow, ...]:
+        """The table, one line for each name."""
+        worst = [_largest(row) for row in self.error]
+        lines = zip(self.names, self.places, self.states, worst, self.remarks, strict=True)
+        return tuple(NameRow(*line) for line in lines)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every name that exists holds."""
+        return "refused" not in self.states and "verified" in self.states
+
+    @property
+    def largest(self) -> float:
+        """The largest error of all that was compared; NaN if nothing was."""
+        return _largest(self.error)
+
+    def __getitem__(self, name: str) -> NameRow:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"{name!r} is none of {', '.join(self.names)}")
+
+    def __repr__(self) -> str:
+        return "\n".join([self.summary, *self._lines()])
+
+    @property
+    def summary(self) -> str:
+        """One line: the model, its family, and whether the names hold."""
+        family = self.architecture or "unknown architecture"
+        family += " by structure" if self.is_guess else ""
+        head = f"Standard names of {self.model} ({family}, {self.dtype}): "
+        refused = self.states.count("refused") if isinstance(self.states, tuple) else 0
+        if self.ok:
+            return (
+                head + f"all hold on random tokens, largest error {self.largest:.1e} of {self.tolerance:.0e}"
+            )
+        return head + (f"{refused} refused" if refused else "none")
+
+    def _lines(self) -> list[str]:
+        rows = self.rows
+        names = max((len(row.name) for row in rows), default=0)
+        places = max((len(row.place) for row in rows), default=0)
+        return [
+            f"  {row.name:<{names}}  {row.place or '-':<{places}}  {_shown(row.error):>7}  "
+            f"{'' if row.status == 'verified' else row.status + ': '}{row.remark}".rstrip()
+            for row in rows
+        ]
+
+
+def _largest(errors: NDArray[np.float64]) -> float:
+    return float("nan") if np.isnan(errors).all() else float(np.nanmax(errors))
+
+
+def _shown(error: float) -> str:
+    return "" if np.isnan(error) else f"{error:.1e}"
