@@ -21,6 +21,8 @@ Each message says what was asked, what is there and what to write instead.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "CaptureError",
     "EditError",
@@ -76,6 +78,9 @@ class NeverCalledError(NbsightError, ValueError):
 
 class EditError(NbsightError, ValueError):
     """A value does not fit the place it was written to."""
+
+    #: Where it was written, as a code object and an offset in it, if the error came up later.
+    line: Any = None
 
 
 class ModelRunError(NbsightError, RuntimeError):

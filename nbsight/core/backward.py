@@ -45,20 +45,24 @@ _torchs: Any = torch.Tensor.backward
 _is_ours_inside = False
 
 
-def watch() -> None:
+def watch(handed: Handed) -> None:
     """A trace that records gradients begins."""
     global _open, _torchs
     with _lock:
         _open += 1
-        if _open == 1 and not _is_ours_inside:
+        handed.is_watched = True
+        if _open == 1 and not _is_ours_inside and torch.Tensor.backward is not _backward:
             _torchs = torch.Tensor.backward
             torch.Tensor.backward = _backward
 
 
-def unwatch() -> None:
+def unwatch(handed: Handed) -> None:
     """It ends; with the last one torch's own `backward` comes back."""
     global _open, _is_ours_inside
     with _lock:
+        if not handed.is_watched:  # interrupted before it had begun
+            return
+        handed.is_watched = False
         _open -= 1
         if _open == 0:
             _is_ours_inside = torch.Tensor.backward is not _backward

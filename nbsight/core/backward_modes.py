@@ -77,9 +77,9 @@ def guard(handed: Handed, line: Line) -> None:
     modes = _get_current_function_mode_stack()
     if not any(type(mode) is _Guard and mode._handed is handed for mode in modes):
         mode = _Guard(handed, line)
-        _push_mode(mode)
         if not shares_graph():  # a captured body takes its modes with it
             handed.guard = partial(remove, mode)
+        _push_mode(mode)
 
 
 #: Within it no other block sees `.grad`.

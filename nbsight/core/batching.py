@@ -35,6 +35,7 @@ class Rows:
         left_pad: Padding positions before the first token.
         length: The prompt's own length; None when the batch is not padded.
         padded: The length that all prompts were padded to.
+        dim: The dimension of the batch; the second one in the state of recurrent layers.
     """
 
     start: int
@@ -43,6 +44,7 @@ class Rows:
     left_pad: int = 0
     length: int | None = None
     padded: int | None = None
+    dim: int = 0
 
     #: Whether this is every row and every position.
     is_whole: bool = field(init=False)
@@ -52,6 +54,9 @@ class Rows:
 
     def index(self, shape: torch.Size | tuple[int, ...]) -> tuple[slice, ...] | None:
         """The index that selects these rows (and positions) of a tensor, or None for all of it."""
+        if self.dim:
+            own = slice(self.start, self.start + self.size)
+            return (slice(None), own) if len(shape) > 1 and shape[1] == self.total else None
         if not shape or shape[0] != self.total:
             return None
         index = [slice(self.start, self.start + self.size)]

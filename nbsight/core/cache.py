@@ -13,6 +13,7 @@ import torch
 
 from nbsight.core.batching import Rows, map_tensors
 from nbsight.core.displays import cache_text, entry_text
+from nbsight.core.recurrent import narrow_at
 from nbsight.core.stacking import stack_steps
 from nbsight.errors import InputError, PathError
 
@@ -227,7 +228,9 @@ def fill(
         def watch(site: Site) -> None:
             if is_over is not None and is_over():
                 return
-            value = site.value if rows is None else rows.narrow(site.value)
+            value = site.value
+            if rows is not None:
+                value = narrow_at(site.module, site.kind, rows, value)
             entry = cache._entries.setdefault(envoy._path, Entry())
             kept = map_tensors(value, keep)
             if site.kind == "output":

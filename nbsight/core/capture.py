@@ -35,7 +35,7 @@ from typing import Any
 from nbsight.core.by_identity import ByIdentity
 from nbsight.errors import CaptureError
 
-__all__ = ["Block", "BodySkipped", "block_at", "finders", "parse", "skip_body"]
+__all__ = ["Block", "BodySkipped", "block_at", "finders", "lines_of", "parse", "skip_body"]
 
 #: Functions (frame) -> lines | None, asked in turn when `linecache` has no text for a frame.
 finders: list[Callable[[FrameType], list[str] | None]] = []
@@ -106,18 +106,23 @@ def block_at(frame: FrameType, openers: frozenset[str] = frozenset()) -> Block |
 
 
 def _find(frame: FrameType, openers: frozenset[str]) -> Block | None:
-    filename = frame.f_code.co_filename
-    lines: list[str] | None = linecache.getlines(filename, frame.f_globals)
-    for finder in finders if not lines else ():
-        lines = finder(frame)
-        if lines:
-            break
+    lines = lines_of(frame)
     if not lines or frame.f_lineno > len(lines):
         return None
     node = _with_node(lines, frame)
     if node is None:
         return None
     return _compile(node, frame, openers)
+
+
+def lines_of(frame: FrameType) -> list[str] | None:
+    """The lines of the file or cell that a frame runs, if anybody has them."""
+    lines: list[str] | None = linecache.getlines(frame.f_code.co_filename, frame.f_globals)
+    for finder in finders if not lines else ():
+        lines = finder(frame)
+        if lines:
+            break
+    return lines or None
 
 
 def _with_node(lines: list[str], frame: FrameType) -> ast.With | None:
@@ -210,10 +215,10 @@ def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block
     body, rest = node.body, node.items[place + 1 :]
     if rest:  # what is entered after us belongs to the body
         body = [ast.copy_location(ast.With(items=rest, body=body), node)]
-    code = _as_code(body, filename, caller)
+    code = _as_code(body, frame)
     if _must_adapt(code, caller):
         body = [_Adapt(caller).visit(statement) for statement in body]
-        code = _as_code(body, filename, caller)
+        code = _as_code(body, frame)
     target = node.items[place].optional_vars
     stores, loads = _names(code)
     return Block(
@@ -228,13 +233,21 @@ def _compile(node: ast.With, frame: FrameType, openers: frozenset[str]) -> Block
     )
 
 
-def _as_code(body: list[ast.stmt], filename: str, caller: CodeType) -> CodeType:
-    module = ast.Module(body=body, type_ignores=[])
+def _line(frame: FrameType, number: int | None) -> str:
+    """A line of the code that `frame` runs, with its number."""
+    lines = lines_of(frame)
+    text = lines[number - 1].strip() if lines and number and number <= len(lines) else ""
+    return f"line {number}: {text}" if text else f"line {number}"
+
+
+def _as_code(body: list[ast.stmt], frame: FrameType) -> CodeType:
+    module, caller = ast.Module(body=body, type_ignores=[]), frame.f_code
+    flags = caller.co_flags & _FUTURE_FLAGS
     try:
-        return compile(module, filename, "exec", flags=caller.co_flags & _FUTURE_FLAGS, dont_inherit=True)
+        return compile(module, caller.co_filename, "exec", flags=flags, dont_inherit=True)
     except SyntaxError as error:
         raise CaptureError(
-            f"line {error.lineno}: {error.msg}. This block is kept and run later, so it cannot "
+            f"{error.msg}:\n  {_line(frame, error.lineno)}\nThis block is kept and run later, so it cannot "
             "hold `return`, `yield`, `await`, or `break` and `continue` of a loop around it; "
             "move that statement out of the block."
         ) from None
@@ -316,9 +329,9 @@ _LOADS = {
     for name in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in dis.opmap
 }
-_STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
+_STORE_GLOBAL, _DELETE_NAME = dis.opmap["STORE_GLOBAL"], dis.opmap["DELETE_NAME"]
 #: Those that bind one (or unbind it).
-_STORES = frozenset({_STORE_GLOBAL, dis.opmap["STORE_NAME"], dis.opmap["DELETE_NAME"]})
+_STORES = frozenset({_STORE_GLOBAL, dis.opmap["STORE_NAME"], _DELETE_NAME})
 
 
 def _names(code: CodeType, nested: bool = False) -> tuple[set[str], set[str]]:
@@ -335,6 +348,8 @@ def _names(code: CodeType, nested: bool = False) -> tuple[set[str], set[str]]:
             loads.add(names[number >> _LOADS[step]])
         elif step in _STORES and (not nested or step == _STORE_GLOBAL):
             stores.add(names[number])
+            if step == _DELETE_NAME:  # it may be one from around the body
+                loads.add(names[number])
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             more_stores, more_loads = _names(constant, nested=True)

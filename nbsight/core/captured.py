@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import linecache
 from types import FrameType
 from typing import Any
 
 from nbsight.core.backend import Job, resolve
-from nbsight.core.capture import Block, BodySkipped, block_at, finders, skip_body
+from nbsight.core.capture import Block, BodySkipped, block_at, lines_of, skip_body
 from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.scope import frame_values, write_back
 from nbsight.errors import CaptureError
@@ -93,17 +92,7 @@ class Captured:
             target,
             grad=bool(topics(frame.f_code, frame.f_globals) & GRADIENTS) if grad is None else grad,
             finish=finish,
-            lines=_lines(frame),
+            lines=lines_of(frame),
             globals=frame.f_globals if frame.f_locals is frame.f_globals else None,
         )
         write_back(self.frame, resolve(remote).run(job))
-
-
-def _lines(frame: FrameType) -> list[str] | None:
-    """The lines of the file or cell that a frame runs."""
-    lines: list[str] | None = linecache.getlines(frame.f_code.co_filename, frame.f_globals)
-    for finder in finders if not lines else ():
-        lines = finder(frame)
-        if lines:
-            break
-    return lines or None

@@ -15,6 +15,7 @@ from nbsight.core.capture import Block, BodySkipped, skip_body
 from nbsight.core.captured import need_block
 from nbsight.core.scope import Names, frame_values, write_back
 from nbsight.core.workers import Crew, Worker
+from nbsight.errors import CaptureError
 
 if TYPE_CHECKING:
     from nbsight.core.model import Model
@@ -62,8 +63,13 @@ class EditContext:
         return "an edit that has no block yet: `with model.edit() as edited:`"
 
     def __enter__(self) -> Any:
+        __tracebackhide__ = True
         frame = sys._getframe(1)
-        block = need_block(frame, "model.edit()")
+        try:
+            block = need_block(frame, "model.edit()")
+        except CaptureError as error:
+            error.__traceback__ = None  # our frames say nothing to the user
+            raise error
         self._edit = Edit(block, frame_values(frame, block.loads), frame.f_globals)
         self._frame = frame
         self._undo = skip_body(frame)

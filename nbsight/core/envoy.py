@@ -171,15 +171,22 @@ class Envoy:
         if name.startswith("__"):
             raise AttributeError(name)
         module = self._module
-        if module._modules.get(name) is not None:
+        if _part(module, name) is not None:
             child = self._child(name)
             self.__dict__[name] = child  # found without this method from now on
             return child
-        if name.startswith("E_") and module._modules.get(name[2:]) is not None:
+        if name.startswith("E_") and _part(module, name[2:]) is not None:
             return self._child(name[2:])
         try:
-            return getattr(module, name)
+            value = getattr(module, name)
+            if isinstance(value, nn.Module):
+                # A shell hands out what is in the module that it is around; a property, a part.
+                path = self._root._paths.get(id(value))
+                return value if path is None else self._root._at(path)
+            return value
         except AttributeError:
+            if self._follow():
+                return getattr(self, name)
             if hasattr(type(module), name):
                 raise  # a property of the module failed inside; its own message is the better one
             older = find(self, name, _getframe(1))
@@ -226,17 +233,25 @@ class Envoy:
         if isinstance(key, str):
             if key in self._module._modules:
                 return self._child(key)
+            if self._follow():
+                return self[key]
             raise PathError(self._unknown(key))
-        if isinstance(self._module, (nn.ModuleList, nn.Sequential)):
+        # In graphs and scripts a list has become a plain module with numbers for names.
+        is_numbered = bool(names) and all(map(str.isdigit, names))
+        if is_numbered or isinstance(self._module, (nn.ModuleList, nn.Sequential)):
             if isinstance(key, slice):
                 return [self._child(name) for name in names[key]]
             if isinstance(key, int):
                 if -len(names) <= key < len(names):
                     return self._child(names[key])
+                if self._follow():
+                    return self[key]
                 raise PathError(
                     f"`{self._path}` has {len(names)} entries, 0 to {len(names) - 1}; there is no "
                     f"{key}. For the last one write `{self._path}[-1]`."
                 )
+        if self._follow():
+            return self[key]
         here = self._path or "model"
         raise PathError(
             f"`{here}` is a module ({type(self._module).__name__}), not a value or a list, so "
@@ -323,13 +338,32 @@ class Envoy:
         """The modules that must be gated for a run to stop here: this one and those above it."""
         if self._parent is not None:
             # Adapters are put into a model by replacing its modules: follow the tree as it is now.
-            now = self._parent._module._modules.get(self._name)
+            now = _part(self._parent._module, self._name)
             if now is not None and now is not self._module:
-                object.__setattr__(self, "_module", now)
-                object.__setattr__(self, "_gated", None)
+                self._stand_for(now)
         if self._gated is None:
             object.__setattr__(self, "_gated", self._root._way_to(self))
         return self._gated
+
+    def _stand_for(self, module: nn.Module) -> None:
+        """Stand for the module that has taken this one's place."""
+        object.__setattr__(self, "_module", module)
+        object.__setattr__(self, "_is_list", isinstance(module, (nn.ModuleList, nn.Sequential)))
+        object.__setattr__(self, "_gated", None)
+        for name in self._children:
+            self.__dict__.pop(name, None)
+        self._children.clear()
+
+    def _follow(self) -> bool:
+        """Stand for what is in the model now, from the top down; say whether anything was replaced."""
+        if self._parent is None:
+            return False
+        replaced = self._parent._follow()
+        now = _part(self._parent._module, self._name)
+        if now is not None and now is not self._module:
+            self._stand_for(now)
+            return True
+        return replaced
 
     @property
     def device(self) -> torch.device:
@@ -368,6 +402,11 @@ class Envoy:
 
     def __repr__(self) -> str:
         return repr(self._module)
+
+
+def _part(module: nn.Module, name: str) -> nn.Module | None:
+    modules = module._modules
+    return modules[name] if name in modules else None  # noqa: SIM401 - a scripted module's has no `get`
 
 
 def _at(root: Envoy, path: str) -> Envoy:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import linecache
 import os
-import re
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from nbsight.core.run import Reached, place_of
-from nbsight.core.saving import find_saved
-from nbsight.core.sites import Line, Site, describe, locate, show_line, show_text
+from nbsight.core.scan import NO_NUMBERS
+from nbsight.core.sites import Line, Site, describe, locate, show_line
 from nbsight.core.source import Operation
+from nbsight.core.uncalled import is_script_part, why_uncalled
 from nbsight.errors import (
     EditError,
-    GraphError,
     ModelRunError,
     NbsightError,
     NeverCalledError,
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_inputs",
-    "leave_block",
+    "like",
     "missed",
     "model_failed",
     "order_of",
@@ -68,18 +65,27 @@ def refuse_hopeless(run: Run, asked: Reached) -> None:
                 f"inside it runs.\n  {show_line(line)}\nIt was skipped here:\n  {show_line(skipped)}"
             )
     home = _home(envoy)
-    if home._module not in home._gates():
-        raise _never_called(asked)
+    if home._follow():
+        raise NeverCalledError(
+            f"`{place_of(asked)}` was asked for, and a module on the way to it has been replaced since it "
+            f"was last looked at.\n  {show_line(line)}\nThe new one is known now: run the block again."
+        )
+    # A shell's `generate` calls what is inside, and a script's parts are called out of Python's sight.
+    is_shell = home._parent is None and home._module is not run.root and not run.was_called(home._module)
+    if home._module not in home._gates() or is_shell or is_script_part(home):
+        raise _never_called(run, asked)
 
 
-def _never_called(asked: Reached) -> NeverCalledError:
+def _never_called(run: Run, asked: Reached) -> NeverCalledError:
     """The error for a module that the forward does not call."""
     home = _home(asked[0])
-    return NeverCalledError(
-        f"`{place_of(asked)}` was asked for, but this run never calls `{home._path or 'model'}` "
-        f"({type(home._module).__name__}).\n  {show_line(asked[2])}\n"
+    advice = (
         "Ask a module that the forward calls: its parent "
         f"`{home._parent._path or 'model' if home._parent else 'model'}` or its submodules."
+    )
+    return NeverCalledError(
+        f"`{place_of(asked)}` was asked for, but this run never calls `{home._path or 'model'}` "
+        f"({type(home._module).__name__}).\n  {show_line(asked[2])}\n" + (why_uncalled(run, home) or advice)
     )
 
 
@@ -106,7 +112,7 @@ def missed(
     envoy, _, line = asked
     home = _home(envoy)
     if seen is not None and not (run.was_called(home._module) or seen.was_called(home._module)):
-        return _never_called(asked)
+        return _never_called(run, asked)
     if isinstance(envoy, Operation) and not run.was_called(envoy):
         return _operation_missed(envoy, asked, last, seen or run, why)
     text = f"`{place_of(asked)}` was asked for after the model had passed it.\n  {show_line(line)}\n"
@@ -183,7 +189,7 @@ def passed_in_step(
     tracer: Tracer, run: Run, participant: Participant, envoy: Envoy, what: str, line: Line
 ) -> NbsightError:
     """The error for a place that the present step of a generation had already passed."""
-    asked = f"{envoy._path}.{what}".lstrip(".")
+    asked = f"{envoy._path or 'model'}.{what}"
     last = participant.last
     generation = tracer.generation
     if generation is not None and generation.asked.get(participant) == participant.step:
@@ -210,6 +216,12 @@ def model_failed(run: Run, error: BaseException) -> BaseException:
         return error.with_traceback(None)  # where it was found is in its text
     if not isinstance(error, Exception) or isinstance(error, NbsightError):
         return error
+    if isinstance(error, NO_NUMBERS):
+        return like(error, ModelRunError)(
+            f"`scan` cannot get past `{_where(run.model, error)}`: how it goes on depends on numbers "
+            f"({getattr(error, 'func', error)}), and a scan has only shapes. Ask for what comes before it, "
+            "or write `with model.trace(...)`."
+        )
     lines = [f"the model failed in `{_where(run.model, error)}`: {type(error).__name__}: {error}"]
     for edit in run.edits[-3:]:
         lines.append(
@@ -219,13 +231,13 @@ def model_failed(run: Run, error: BaseException) -> BaseException:
     if run.edits:
         lines.append("A value that replaces another needs its shape, dtype and device.")
     lines.append("The model's own traceback is in the error's `.original`.")
-    failure = _like(error, ModelRunError)("\n".join(lines))
+    failure = like(error, ModelRunError)("\n".join(lines))
     failure.original = error
     del error
     return failure
 
 
-def _like(error: BaseException, kind: Any) -> Any:
+def like(error: BaseException, kind: Any) -> Any:
     """A class that is `kind` and also an error of the original's type: `except` still works."""
     original: Any = type(error)
     return kind if issubclass(kind, original) else _joined(kind, original)
@@ -248,118 +260,6 @@ def _where(root: Any, error: BaseException) -> str:
             place = root._path_of(owner)
         trace = trace.tb_next
     return place
-
-
-# -- leaving a block with an error -----------------------------------------------------------------
-
-_SIZES = re.compile(r"must match|size mismatch|shape mismatch|expanded size|not broadcastable")
-
-
-def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
-    """The error with which a block is left: our frames cut, torch's size errors explained."""
-    line = _users_line(error.__traceback__)
-    if type(error) is RuntimeError and _SIZES.search(str(error)) and line is not None:
-        text = _mismatch(tracer, error, line)
-        if text is not None:
-            return _like(error, EditError)(text)
-    if type(error) is RuntimeError and "does not require grad" in str(error) and not tracer.grad:
-        why = (
-            "it was opened with grad=False"
-            if tracer.grad_asked is False
-            else "neither the code around it nor the functions it calls mention gradients"
-        )
-        return GraphError(
-            f"a gradient was asked for, but this trace records no graph: {why}. Write "
-            "`model.trace(..., grad=True)`.\n" + (f"  {show_text(*line)}" if line else "")
-        )
-    if type(error) is AttributeError and error.name == "save":
-        advice = (
-            "on tensors; for anything else, such as a list or a tuple, write `nbsight.save(...)` around it."
-        )
-        error.args = (f"{error}. `.save()` is there {advice}",)
-    generation = tracer.generation
-    if isinstance(error, NbsightError) or (generation is not None and error is generation.failed):
-        error.__traceback__ = _without_own(error.__traceback__)
-    return error
-
-
-def _users_line(trace: TracebackType | None) -> tuple[str, int] | None:
-    """The innermost line on a traceback that is neither ours nor an installed library's."""
-    line = None
-    while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        if not filename.startswith((_OWN, _TORCH)):
-            line = (filename, trace.tb_lineno)
-        trace = trace.tb_next
-    return line
-
-
-def _without_own(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback without this package's frames (all of it, if there is nothing else)."""
-    frames = []
-    current = trace
-    while current is not None:
-        if not current.tb_frame.f_code.co_filename.startswith(_OWN):
-            frames.append(current)
-        current = current.tb_next
-    if not frames:
-        return trace
-    result = None
-    for entry in reversed(frames):
-        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return result
-
-
-def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> str | None:
-    """What to say about a torch size error on a line of the block."""
-    run = tracer.run
-    participant = tracer.failed or tracer.participant()
-    site = tracer.failed_at or (run.site if run is not None else None)
-    shown = None if site is None else site.shown_to(participant)
-    if run is None or site is None or shown is None:
-        return None
-    path = f"{run.name(site.module)}.{site.kind}"
-    lines = [f"the shapes on this line do not fit: {error}", f"  {show_text(*line)}"]
-    lines.append(f"`{path}` is {describe(shown)} here{_tokens(participant.tokens)}")
-    for name, value in _tensors_on(line, error):
-        record = find_saved(value)
-        origin = f", saved from `{record.path}`" if record is not None and record.path else ""
-        tokens = _tokens(record.tokens) if record is not None else ""
-        lines.append(f"`{name}` is {describe(value)}{origin}{tokens}")
-    lines.append(
-        "Prompts of different lengths have no common positions: choose prompts of equal length, or "
-        "patch positions that correspond, such as `[:, -1]` on both sides."
-    )
-    return "\n".join(lines)
-
-
-def _tokens(find: Any) -> str:
-    tokens = find() if find is not None else None
-    if not tokens:
-        return ""
-    shown = " ".join(repr(token) for token in tokens[:24])
-    return f"\n    {len(tokens)} tokens: {shown}" + (" …" if len(tokens) > 24 else "")
-
-
-def _tensors_on(line: tuple[str, int], error: BaseException) -> list[tuple[str, torch.Tensor]]:
-    """The user's variables on a line that hold tensors."""
-    words = dict.fromkeys(re.findall(r"\b[A-Za-z_]\w*\b", linecache.getline(*line)))
-    trace, frame = error.__traceback__, None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == line[0]:
-            frame = trace.tb_frame
-        trace = trace.tb_next
-    if frame is None:
-        return []
-    found = []
-    for word in words:
-        try:
-            value = frame.f_locals[word] if word in frame.f_locals else frame.f_globals[word]
-        except KeyError:
-            continue
-        if isinstance(value, torch.Tensor):
-            found.append((word, value))
-    return found
 
 
 def check_inputs(envoy: Envoy, value: Any) -> Any:

@@ -29,7 +29,7 @@ Place = tuple[Any, str, "Line | None"]
 def name_of(place: Place) -> str:
     """A place as the user writes it."""
     envoy, what, _ = place
-    return f"{envoy._path}.{what}".lstrip(".")
+    return f"{envoy._path or 'model'}.{what}"
 
 
 class Handed:
@@ -37,17 +37,19 @@ class Handed:
 
     Attributes:
         enabled: Whether gradients were enabled where the trace began.
+        is_watched: Whether `torch.Tensor.backward` is ours for this trace's sake.
         spent: Losses whose graph is to be released when the trace ends.
         released: Whether a backward pass has freed the graph already.
         guard: Takes away what watches `.grad` after a plain `loss.backward()`.
     """
 
-    __slots__ = ("_places", "_values", "enabled", "guard", "released", "spent")
+    __slots__ = ("_places", "_values", "enabled", "guard", "is_watched", "released", "spent")
 
     def __init__(self) -> None:
         self._values: list[tuple[Any, Place]] = []
         self._places: dict[int, tuple[torch.Tensor, Place]] = {}
         self.enabled = is_grad_enabled()
+        self.is_watched = False
         self.spent: list[torch.Tensor] = []
         self.released = False
         self.guard: Callable[[], None] | None = None

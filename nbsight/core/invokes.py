@@ -157,15 +157,19 @@ def _bind(invokers: list[Invoker], workers: list[Worker]) -> None:
     """Bind what the bodies have bound in the frames that they were taken from, later ones last."""
     at: tuple[FrameType, str] | None = None
     bound: dict[str, Any] = {}
+    gone: set[str] = set()
     for invoker, worker in zip(invokers, workers, strict=True):
         block, frame, invoker.frame = worker.block, invoker.frame, None
         assert frame is not None
         if at is None or frame is not at[0] or block.filename != at[1]:
             if at is not None:
-                write_back(at[0], bound, at[1])
-            at, bound = (frame, block.filename), {}
+                write_back(at[0], bound, at[1], gone)
+            at, bound, gone = (frame, block.filename), {}, set()
         if block.target is not None:
             bound[block.target] = invoker
         bound.update(worker.bound())
+        if worker.names.deleted:
+            gone = (gone | worker.names.gone) - worker.bound().keys()
+            bound = {name: value for name, value in bound.items() if name not in gone}
     if at is not None:
-        write_back(at[0], bound, at[1])
+        write_back(at[0], bound, at[1], gone)

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from nbsight.core.batching import Rows
+from nbsight.core.callee import has_forward, is_compiled
 from nbsight.core.capture import enters_a_block
 from nbsight.core.edits import Edit, EditContext
 from nbsight.core.envoy import Envoy
 from nbsight.core.generation import Generation
 from nbsight.core.holding import HeldTracer
 from nbsight.core.paused import PausedRun
+from nbsight.core.recurrent import check_batch_first, narrow_at
 from nbsight.core.session import Session
 from nbsight.core.tracer import Tracer
 from nbsight.errors import InputError
@@ -170,6 +172,7 @@ class Model(Envoy):
         if len(prepared) == 1:
             args, kwargs = prepared[0]
             return args, {**kwargs, **options}, [_ALONE]
+        check_batch_first(self._module.modules(), self._path_of)
         return _concatenate(prepared, options)
 
     def _lighten(self, call: dict[str, Any], spoken: int) -> bool:
@@ -183,7 +186,10 @@ class Model(Envoy):
 
     def _stepping(self, method: str) -> nn.Module:
         """The module whose calls are the steps of a run of this method."""
-        return self._module
+        module = self._module
+        # What `torch.compile` returns hands every other method on to the module that it is around.
+        is_shell = method != "forward" and is_compiled(module)
+        return module._modules["_orig_mod"] if is_shell else module
 
     def _generation(self, method: str, kwargs: dict[str, Any]) -> Generation:
         """What knows about a generation by this method; takes what is for it out of the arguments."""
@@ -229,7 +235,7 @@ class Model(Envoy):
 
     def _own_result(self, rows: Rows, result: Any) -> Any:
         """One invoke's part of what the call returned."""
-        own = rows.narrow(result)
+        own = narrow_at(self._module, "output", rows, result)
         if rows.left_pad and isinstance(own, torch.Tensor) and own.ndim == 2:
             # Generated ids: longer than the padded prompt, so their columns were left alone.
             grown = rows.padded is not None and own.shape[1] > rows.padded
@@ -256,7 +262,7 @@ class Model(Envoy):
         object.__setattr__(self, "_all", list(module.modules()))
         kept, envoys = [self, *self._envoys.values()], {}
         for envoy in kept:
-            new = module.get_submodule(envoy._path)
+            new = _submodule(module, envoy._path)
             object.__setattr__(envoy, "_module", new)
             object.__setattr__(envoy, "_gated", None)
             if envoy is not self:
@@ -318,7 +324,7 @@ class Model(Envoy):
             for name in path.split(".") if path else ():
                 module = module._modules[name]
                 # Bare lists of modules are never called.
-                if type(module).forward is not nn.Module.forward:
+                if has_forward(module):
                     way[module] = None
         return list(way)
 
@@ -334,6 +340,13 @@ class Model(Envoy):
         """The wrapped module, its weights loaded."""
         self._load()
         return self._module
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module:
+    """`get_submodule`, which scripted modules do not have."""
+    for name in path.split(".") if path else ():
+        module = module._modules[name]
+    return module
 
 
 class _Part:

@@ -20,6 +20,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import nn
 
 from nbsight.core.batching import Rows
+from nbsight.core.checkpoints import is_in_checkpoint, refusal
 from nbsight.core.gates import Gate, close_gates, open_gates
 from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.sites import Edit, Line, Site, describe, show_line
@@ -52,7 +53,7 @@ Reached = tuple[Any, str, Line]
 def place_of(reached: Reached) -> str:
     """The place as the user writes it."""
     envoy, what, _ = reached
-    return f"{envoy._path}.{what}".lstrip(".")
+    return f"{envoy._path or 'model'}.{what}"
 
 
 class Stop(GreenletExit):
@@ -416,13 +417,16 @@ class Run:
             del error, explained  # they hold this frame through their tracebacks
 
     def _settle(self, site: Site) -> None:
+        self.refuse_in_checkpoint(site, self._lines_at(site) or f"\n  {show_line(site.line)}")
         if site.is_touched:
             self._note_touch(site)
         try:
             site.settle()
         except EditError as error:
             place = f"{self.name(site.module)}.{site.kind}"
-            raise EditError(f"`{place}`: {error}{self._lines_at(site)}") from None
+            explained = EditError(f"`{place}`: {error}{self._lines_at(site)}")
+            explained.line = next((edit.line for edit in reversed(self.edits) if edit.site is site), None)
+            raise explained from None
 
     def _lines_at(self, site: Site) -> str:
         lines = [edit.line for edit in self.edits if edit.site is site]
@@ -442,6 +446,13 @@ class Run:
         """Remember an edit, for the message if the model fails later."""
         path = self.name(site.module)
         self.edits.append(Edit(path, site.kind, site.line, before, after, site))
+        self.refuse_in_checkpoint(site, self._lines_at(site))
+
+    def refuse_in_checkpoint(self, site: Site, lines: str) -> None:
+        """Refuse an edit that the backward pass would not know of."""
+        carrier = self._carrier
+        if self.grad and carrier is not None and is_in_checkpoint(carrier.gr_frame):
+            raise EditError(refusal(f"{self.name(site.module)}.{site.kind}", lines))
 
     def finish(self) -> Any:
         """Run to the end and return what the call returned."""
@@ -458,10 +469,14 @@ class Run:
                 self._wanted_passes.clear()
                 self.watchers = {}
                 self.site = None
-                while not self.ended:
+                # An interrupt may have ended the greenlet before the model began.
+                while not self.ended and not (self._carrier is not None and self._carrier.dead):
                     self._switch(Stop())
                 self.error = None
         finally:
+            if self._began and not self.ended:
+                # Interrupted: a model is still in that greenlet, so nobody may use it again.
+                self._carrier = None
             self.ended = True
             self._release()
 

@@ -47,6 +47,8 @@ class Names(dict[str, Any]):
         self.is_alone = is_alone
         #: The worker of the body: asks the other invokes for a name, or answers `Names.ABSENT`.
         self.asker: Any = None
+        #: Names from around the body that it has deleted.
+        self.deleted: set[str] = set()
         self._binders: Mapping[str, Any] = {}
 
     def fill(self, binders: Mapping[str, Any]) -> bool:
@@ -66,7 +68,23 @@ class Names(dict[str, Any]):
         self.update({name: value for name, value in values.items() if name not in binders})
         return False
 
+    def __delitem__(self, name: str) -> None:
+        """`del name`: also a name that the body has from around it."""
+        known = name in self.values_at_capture or name in self.outer
+        if name in self.deleted or not known:
+            super().__delitem__(name)  # as ever: what the body has bound, or no such name
+            return
+        self.pop(name, None)
+        self.deleted.add(name)
+
+    @property
+    def gone(self) -> set[str]:
+        """Names from around the body that it has deleted and not bound again."""
+        return {name for name in self.deleted if name not in self.keys()}
+
     def __missing__(self, name: str) -> Any:
+        if name in self.deleted:
+            raise KeyError(name)
         if name in self._binders and self.asker is not None:
             value = self.asker.ask(name, name in self.values_at_capture)
             if value is not _ABSENT:
@@ -137,8 +155,15 @@ def _captured(tree: ast.Module) -> set[int]:
     return lines
 
 
-def write_back(frame: FrameType, bound: dict[str, Any], filename: str = "") -> None:
-    """Bind names in the user's frame, as if the body (which stands in `filename`) had run there."""
+def write_back(frame: FrameType, bound: dict[str, Any], filename: str = "", gone: Iterable[str] = ()) -> None:
+    """Bind names in the user's frame, as if the body (which stands in `filename`) had run there.
+
+    Args:
+        gone: Names that the body has deleted. (From 3.13 on, a function's stay: they cannot be unbound
+            from outside.)
+    """
+    if gone:
+        _unbind(frame, gone)
     if not bound:
         return
     _left.update([(filename, name) for name in bound])
@@ -153,3 +178,14 @@ def write_back(frame: FrameType, bound: dict[str, Any], filename: str = "") -> N
     if sys.version_info < (3, 13) and frame.f_code.co_flags & 0x2:
         # Up to 3.12 a function's `f_locals` is a copy; this puts it back into the real variables.
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+def _unbind(frame: FrameType, names: Iterable[str]) -> None:
+    is_function = bool(frame.f_code.co_flags & 0x2)
+    if is_function and sys.version_info >= (3, 13):
+        return
+    target = frame.f_locals
+    for name in names:
+        target.pop(name, None)
+    if is_function:
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(1))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nbsight.core.batching import map_tensors, splice
+from nbsight.core.batching import map_tensors
+from nbsight.core.recurrent import narrow_at, splice_at
 
 if TYPE_CHECKING:
     from nbsight.core.run import Participant
@@ -181,7 +182,7 @@ class Site:
             return views[participant]
         if not self.assigned:
             self._make_editable()
-        view = rows.narrow(self.value)
+        view = narrow_at(self.module, self.kind, rows, self.value)
         if view is not self.value and not isinstance(view, (torch.Tensor, tuple)):
             # A copy of a container: what is put into it must find its way back.
             if self.handed is None:
@@ -281,7 +282,7 @@ class Site:
         if pairs:
             self.is_mixed = self.is_mixed or self.is_touched
             self.is_replaced = True
-            self.value = splice(self.value, pairs)
+            self.value = splice_at(self.module, self.kind, self.value, pairs)
             self.version, self.versions = None, versions_of(self.value)
 
     @property

@@ -20,7 +20,9 @@ from typing import Any
 from greenlet import getcurrent
 from torch import nn
 
+from nbsight.core.callee import callee, is_compiled
 from nbsight.core.context import tracer_of
+from nbsight.core.gates import gate_of
 from nbsight.core.greenlets import Carrier
 from nbsight.core.held import held_tracer
 from nbsight.core.source_peel import Peeled, peel
@@ -39,6 +41,8 @@ def source_of(envoy: Any, frame: FrameType) -> Source:
         envoy: The module's envoy.
         frame: The frame that asks: a running trace of its block takes note.
     """
+    if is_compiled(envoy._module):
+        return source_of(envoy._child("_orig_mod"), frame)
     module = envoy._module
     try:
         peeled = peel(_own_forward(module))
@@ -65,9 +69,8 @@ def source_of(envoy: Any, frame: FrameType) -> Source:
 
 def _own_forward(module: nn.Module) -> Any:
     """The module's forward, whether or not a run has a gate in front of it."""
-    forward = module.forward
-    gate = getattr(forward, "_nbsight_gate", None)
-    return forward if gate is None else gate.forward
+    gate = gate_of(module)
+    return callee(module) if gate is None else gate.forward
 
 
 class Source:

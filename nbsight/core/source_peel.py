@@ -47,7 +47,7 @@ def peel(called: Any) -> Peeled:
     if hasattr(called, "_torchdynamo_orig_callable"):
         raise SourceNotAvailable(
             f"{_name(called)} is compiled by torch.compile, so its lines do not run one by one. "
-            "Wrap the module from before it was compiled."
+            "Compile the module that calls it instead: a trace runs that uncompiled."
         )
     if isinstance(called, MethodType):
         instance, beneath = called.__self__, peel(called.__func__)

@@ -29,6 +29,7 @@ from nbsight.core.generation import Generation, generation_of
 from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
+from nbsight.core.leaving import leave_block
 from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.repeatable import remember
@@ -36,10 +37,11 @@ from nbsight.core.rerun import Rerun, go_back
 from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, warn_of_changes
 from nbsight.core.scan import fake_call
-from nbsight.core.sites import UNSEEN, Line, Site, describe, versions_of
+from nbsight.core.sites import UNSEEN, Line, Site, describe, show_line, versions_of
 from nbsight.core.steps import Step, StepList
+from nbsight.core.torch_state import is_grad_enabled, set_grad
 from nbsight.core.workers import Crew
-from nbsight.errors import EditError, InputError, OutsideTraceError
+from nbsight.errors import EditError, InputError, NbsightError, OutsideTraceError
 
 if TYPE_CHECKING:
     from nbsight.core.model import Model
@@ -107,6 +109,8 @@ class Tracer:
     _captured: Captured | None = None
     _fills_cache = False
     _has_result = False
+    #: Whether gradients were enabled around the block.
+    _had_grad = True
     #: The `with` statement, as a code object and an offset in it.
     _habit: Line | None = None
 
@@ -139,34 +143,43 @@ class Tracer:
     # -- the with statement --------------------------------------------------------------------
 
     def __enter__(self) -> Tracer:
+        __tracebackhide__ = True
         frame = sys._getframe(1)
         if self.remote and not in_job():
-            self._captured = Captured(frame, "a remote trace")
+            try:
+                self._captured = Captured(frame, "a remote trace")
+            except NbsightError as error:
+                error.__traceback__ = None  # our frames say nothing to the user
+                raise error
             return self
         frame = context.users_frame(frame)
         self.done, self.run, self.invokes = False, None, []
+        self._had_grad = is_grad_enabled()
         back = frame.f_back
         self.lent = back is not None and back.f_globals.get("__name__") == "contextlib"
         self.spoken = topics(frame.f_code, frame.f_globals)
         if self.grad is None:
             self.grad = bool(self.spoken & GRADIENTS)
-        if self.root._has_input(self.args, self.kwargs):
-            prepared = self.root._prepare(self.args, self.kwargs)
-            self.run = self.start([prepared], {})[0]
-            self.driver.tokens = partial(self.root._tokens_of, prepared)
-        self.frame = frame
-        if self.run is not None:
-            self._open_usual(frame)
-        self.answers_anywhere = context.answers_anywhere(self)
-        context.enter(self)
-        if self.grad:
-            self.handed = Handed()
-            watch()
         try:
+            if self.root._has_input(self.args, self.kwargs):
+                prepared = self.root._prepare(self.args, self.kwargs)
+                self.run = self.start([prepared], {})[0]
+                self.driver.tokens = partial(self.root._tokens_of, prepared)
+            self.frame = frame
+            if self.run is not None:
+                self._open_usual(frame)
+            self.answers_anywhere = context.answers_anywhere(self)
+            context.enter(self)
+            if self.grad:
+                self.handed = Handed()
+                watch(self.handed)
             self.begin_edits()
-        except BaseException:
+        except BaseException as error:  # also an interrupt: `__exit__` is not called after it
             self._leave()
-            raise
+            set_grad(self._had_grad)
+            if isinstance(error, NbsightError):
+                error.__traceback__ = None  # our frames say nothing to the user
+            raise error
         return self
 
     def _open_usual(self, frame: FrameType) -> None:
@@ -227,10 +240,10 @@ class Tracer:
                 except _EndBlock as end:  # a callback of the generation asked to stop
                     if end.tracer is not self:
                         raise
-                except Exception as problem:
+                except BaseException as problem:  # also an interrupt: the same is done for all
                     failure = problem
             if failure is not None:
-                better = explain.leave_block(self, failure)
+                better = leave_block(self, failure)
                 if better is not error:
                     raise better from better.__cause__
                 return False
@@ -239,7 +252,15 @@ class Tracer:
                 say(self.extra)
             return True
         finally:
-            self._leave()
+            try:
+                self._leave()
+            except KeyboardInterrupt as interrupt:  # what it kept from being done is done now
+                failure = interrupt
+                self._leave()
+                raise
+            finally:
+                if isinstance(failure, KeyboardInterrupt):  # it may have come between two switches
+                    set_grad(self._had_grad)
             # The frame would keep the error, the error's traceback the frame.
             del failure, error, better
 
@@ -268,7 +289,7 @@ class Tracer:
         finally:
             handed, self.handed = self.handed, None
             if handed is not None:
-                unwatch()
+                unwatch(handed)
                 handed.close()
             self.done = True
             self.answers_anywhere = False
@@ -336,6 +357,7 @@ class Tracer:
         run.model = root
         if self.method == "forward" and not self._fills_cache:
             run.repeat = remember(args, kwargs)
+        self.run = run  # from here on the end of the block takes the gates off
         run.open([module] if run.root is module else [module, run.root])
         if self.check_finite and not self.scan:
             self.checked = rows
@@ -353,7 +375,7 @@ class Tracer:
             result = self.run.finish()
             return self.root._show("output", result) if self.method == "forward" else result
         except Exception as error:
-            better = explain.leave_block(self, error)
+            better = leave_block(self, error)
             if better is error:
                 raise
             raise better from None
@@ -497,7 +519,7 @@ class Tracer:
     def _reach(self, envoy: Any, what: str, frame: FrameType) -> tuple[Site, Any]:
         run = self.run
         if run is None:
-            run = self._running(f"{envoy._path}.{what}".lstrip("."))
+            run = self._running(f"{envoy._path or 'model'}.{what}")
         participant = self.driver if run.serve is None else self.participant()
         kind = "output" if what == "output" else "input"
         line = (frame.f_code, frame.f_lasti)
@@ -647,6 +669,7 @@ class Tracer:
         run = self._running("skip")
         run.skipped[envoy._module] = site.line
         run.skips = [*run.skips, (site, versions_of(value))]
+        run.refuse_in_checkpoint(site, f"\n  {show_line(site.line)}")
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""

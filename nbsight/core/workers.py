@@ -20,7 +20,7 @@ from nbsight.core.batching import Rows
 from nbsight.core.greenlets import Carrier, borrow, give_back
 from nbsight.core.run import Key, Participant, Reached, Run, Stop, place_of
 from nbsight.core.scope import Names
-from nbsight.core.sites import show_line
+from nbsight.core.sites import show_line, show_text
 from nbsight.core.torch_state import (
     SideState,
     get_default_dtype,
@@ -459,10 +459,11 @@ class Crew:
 
 
 def _stuck(workers: list[Worker]) -> str:
-    waits = "; ".join(
-        f"the block on line {worker.block.line} waits for `{worker.awaited}`" for worker in workers
+    waits = "".join(
+        f"\n  {show_text(worker.block.filename, worker.block.line)} waits for `{worker.awaited}`"
+        for worker in workers
     )
     return (
-        f"these blocks wait for each other: {waits}. Bind each name in one block, at a layer that "
+        f"these blocks wait for each other:{waits}\nBind each name in one block, at a layer that "
         "comes before the layer where the other block uses it, or use two traces."
     )

@@ -162,7 +162,7 @@ def _load(name: str, automodel: Any, kwargs: dict[str, Any]) -> Any:
         except ImportError as error:
             raise ModelLoadError(
                 f"to load the pipeline {name!r} by name, the diffusers library is needed ({error}): "
-                "`pip install diffusers`. A pipeline that is loaded already can be given instead of a name."
+                "`pip install nbsight[diffusion]`. A pipeline that is loaded already can be given instead."
             ) from None
     try:
         return automodel.from_pretrained(name, **kwargs)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from nbsight.core.batching import Rows
+from nbsight.core.callee import is_compiled
 from nbsight.core.generation import CHOICE, Generation, Mark
 from nbsight.core.sites import describe
 from nbsight.core.steps import Step, shown
@@ -249,7 +250,9 @@ def _prompt_width(module: nn.Module, kwargs: dict[str, Any]) -> tuple[int | None
 
 
 def generating_part(module: nn.Module) -> nn.Module:
-    """The module whose forward is a step of `module.generate`: of a PEFT model the model inside."""
+    """The module whose forward is a step of `module.generate`: of a shell the model inside."""
+    if is_compiled(module):
+        module = module._modules["_orig_mod"]
     inner = getattr(module, "get_base_model", None)
     return inner() if callable(inner) else module
 

@@ -336,7 +336,9 @@ class LanguageModel(NamedParts, NNsight):
                 found = None
             self._embedding = (module, found)
         weight = getattr(self._embedding[1], "weight", None)
-        return self.device if weight is None else weight.device
+        device = self.device if weight is None else weight.device
+        # A scan of weights that are not loaded: the ids are real all the same, since models look at them.
+        return device if device.type != "meta" else torch.device("cpu")
 
     def _complete_generation(self, call: dict[str, Any], width: int) -> None:
         own = getattr(self._module, "generation_config", None)

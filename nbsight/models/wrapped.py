@@ -10,7 +10,7 @@ from nbsight.core.envoy import Envoy
 from nbsight.core.model import Model
 from nbsight.models.renaming import AliasedEnvoy, Rename, chosen_envoy, read_aliases
 
-__all__ = ["NNsight"]
+__all__ = ["NNsight", "wrap"]
 
 
 class NNsight(AliasedEnvoy, Model):
@@ -38,3 +38,18 @@ class NNsight(AliasedEnvoy, Model):
 
     def _other_names(self) -> dict[str, str]:
         return self._aliases
+
+
+def wrap(module: nn.Module, *, rename: Rename | None = None, envoys: Any = None) -> NNsight:
+    """Wrap any `nn.Module` so that it can be traced; values are exactly what modules return.
+
+    Args:
+        module: Any module; it is not changed or copied.
+        rename: Other names for modules, such as `{"transformer.h": "layers"}`.
+        envoys: A subclass of `Envoy` for all modules, or a mapping from a module class or the end of a path
+            to such a class.
+
+    Returns:
+        Its root envoy.
+    """
+    return NNsight(module, rename=rename, envoys=envoys)

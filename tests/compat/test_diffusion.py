@@ -85,7 +85,7 @@ def test_prompts_share_a_pipeline_run_where_there_is_no_guidance(diffusion):
 
 def test_loading_a_pipeline_by_name_says_what_is_needed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
-    with pytest.raises(nnsight.NbsightError, match="pip install diffusers"):
+    with pytest.raises(nnsight.NbsightError, match=r"pip install nbsight\[diffusion\]"):
         nnsight.DiffusionModel("some/pipeline")
     with pytest.raises(ValueError, match="diffusers pipeline"):
         nnsight.DiffusionModel(3)

@@ -10,7 +10,6 @@ import pickle
 
 import pytest
 import torch
-import transformers
 
 import nbsight as nnsight
 from tests.compat import models
@@ -156,10 +155,6 @@ def test_a_model_loads_its_weights_at_its_first_run():
     lazy.dispatch()
 
 
-@pytest.mark.skipif(
-    transformers.__version__.startswith("4."),
-    reason="these releases look at the mask's numbers, and a scan has none",
-)
 def test_a_scan_needs_no_weights():
     lazy = nnsight.LanguageModel("nbsight/demo")
     with lazy.scan(PROMPT):

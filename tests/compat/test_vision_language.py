@@ -200,10 +200,7 @@ def test_images_with_positions_in_three_dimensions_share_a_forward():
         assert torch.allclose(value, wanted, atol=1e-5)
 
 
-@pytest.mark.xfail(
-    reason="LLaVA compares the number of image tokens with the images, and fake ids have no numbers",
-    strict=True,
-)
+@since_4_52
 def test_a_prompt_with_images_can_be_scanned(llava):
     with llava.scan(input_ids=seen(5, 7, 8), pixel_values=IMAGE[:1]):
         shape = llava.model.language_model.layers[2].output[0].shape

@@ -260,16 +260,23 @@ def test_a_saved_tensor_lives_as_long_as_its_name_and_no_longer(no_collector):
     assert tracer is not None
 
 
-@pytest.mark.xfail(strict=True, reason="B45: the tracer keeps its arguments")
-def test_the_input_is_let_go_though_the_tracer_is_kept(no_collector):
+def test_a_tracer_keeps_its_arguments_to_be_entered_again_and_nothing_else(no_collector):
     model = wrap(build(Chain))
     x = rows(2)
-    reference = weakref.ref(x)
+    given, inside = weakref.ref(x), []
+    handle = model._module.h[0].register_forward_hook(
+        lambda module, args, out: inside.append(weakref.ref(out))
+    )
     with model.trace(x) as tracer:
         model.h[1].output
+    handle.remove()
     del x
-    assert reference() is None
-    assert tracer is not None
+    assert inside[0]() is None
+    assert given() is not None
+    with tracer:
+        model.h[1].output
+    del tracer
+    assert given() is None
 
 
 def test_many_values_in_one_trace_can_be_freed_while_it_runs(no_collector):

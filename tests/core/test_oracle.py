@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nbsight.core.model import wrap
+from nbsight.errors import NeverCalledError
 from tests.core.small import (
     FORMS,
     WIDTH,
@@ -175,6 +176,35 @@ def test_a_module_replaced_between_traces_is_read_in_its_new_form():
         hidden = model.h[1].output
         head = model.head.output
     assert same([hidden, head], [want["h.1.output"][0], want["head.output"][0]])
+
+
+def test_what_is_inside_a_module_that_took_anothers_place_is_found():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = Block(), Block()
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    net, x = build(Two), rows()
+    model = wrap(net)
+    inner = model.a.lin
+    with model.trace(x):
+        inner.output
+    net.a = build(Block, seed=5)
+    want = hooked(net, (x,))
+    with pytest.raises(NeverCalledError, match=r"(?s)has been replaced since.*run the block again"):
+        with model.trace(x):
+            inner.output
+    with model.trace(x):
+        hidden = model.a.lin.output
+    assert same(hidden, want["a.lin.output"][0])
+    net.a = nn.Sequential(build(nn.Linear, 6, 6, seed=6), nn.Tanh())
+    assert model.a[1]._path == "a.1"
+    with model.trace(x):
+        hidden = model.a[0].output
+    assert same(hidden, hooked(net, (x,))["a.0.output"][0])
 
 
 # -- changing --------------------------------------------------------------------------------------

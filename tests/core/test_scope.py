@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import linecache
+import sys
 import textwrap
 import threading
 
@@ -489,7 +490,9 @@ def _break_in_body():
     "go", [_return_in_body, lambda: list(_yield_in_body()), _continue_in_body, _break_in_body]
 )
 def test_a_statement_that_cannot_wait_is_refused_with_its_line(go):
-    with pytest.raises(CaptureError, match=r"line \d+: .*kept and run later"):
+    with pytest.raises(
+        CaptureError, match=r"(?s)line \d+: (return|yield|continue|break).*kept and run later"
+    ):
         go()
     with MODEL.trace(ONE):
         again = MODEL.output
@@ -497,7 +500,8 @@ def test_a_statement_that_cannot_wait_is_refused_with_its_line(go):
 
 
 def test_blocks_that_wait_for_each_other_are_told_so():
-    with pytest.raises(CaptureError, match="wait for each other"):
+    waiting = r"(?s)wait for each other:.*invoke\(ONE\): waits for `theirs`.*invoke\(TWO\): waits for `mine`"
+    with pytest.raises(CaptureError, match=waiting):
         with MODEL.trace() as tracer:
             with tracer.invoke(ONE):
                 MODEL.h[0].output[:] = theirs
@@ -526,3 +530,42 @@ def test_a_write_to_a_place_that_was_passed_while_waiting_is_not_silent():
             with tracer.invoke(TWO):
                 early = MODEL.h[1].output
                 early[:] = late
+
+
+# -- names that a body deletes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["cell", "function"])
+def test_a_body_may_delete_a_name_from_around_it(where):
+    body = """
+    outer, kept = 1, 2
+    with MODEL.trace() as tracer:
+        with tracer.invoke(ONE):
+            own = 3
+            del outer, own
+            try:
+                outer
+            except NameError as error:
+                said = str(error)
+            try:
+                del own
+            except NameError:
+                twice = True
+            del kept
+            kept = 5
+        with tracer.invoke(TWO):
+            pass
+    """
+    names = {"MODEL": MODEL, "ONE": ONE, "TWO": TWO}
+    if where == "cell":
+        run_cell(body, names)
+        found = names
+    else:
+        run_cell(f"def function():{textwrap.indent(body, '    ')}\n        return dict(locals())", names)
+        found = names["function"]()
+    assert found["said"] == "name 'outer' is not defined"
+    assert found["twice"] is True
+    assert found["kept"] == 5
+    assert "own" not in found
+    if where == "cell" or sys.version_info < (3, 13):  # later, a function's names cannot be unbound
+        assert "outer" not in found

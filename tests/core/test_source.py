@@ -711,10 +711,22 @@ def test_a_forward_that_accelerate_wrapped_is_reached(net):
     assert torch.equal(changed, net.h[0].out(h * 2))
 
 
-def test_a_compiled_module_says_why_it_has_no_source(net):
-    compiled = torch.compile(net, backend="eager")
+def test_a_compiled_function_in_a_forward_says_why_it_has_no_source():
+    class Within(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.compile(lambda x: torch.sin(x) * 2, backend="eager")
+
+        def forward(self, x):
+            return self.inner(x) + 1
+
+    model = wrap(build(Within))
+    with model.trace(X):
+        inner = model.source.self_inner_0.output
+    assert torch.allclose(inner, torch.sin(X) * 2)
     with pytest.raises(SourceNotAvailable, match=r"compiled by torch.compile"):
-        wrap(compiled).source
+        with model.trace(X):
+            model.source.self_inner_0.source.names
 
 
 def test_a_scripted_module_says_why_it_has_no_source():
