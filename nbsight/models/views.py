@@ -50,6 +50,20 @@ class Layers(Sequence["Layer"]):
         )
 
 
+class _Value:
+    """A value of a part of the model, as an attribute: found without `__getattr__`, which is the slow way."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, view: Any, owner: type) -> Any:
+        if view is None:
+            return self
+        return view._std._read(self._name, view._layer, sys._getframe(1))
+
+
 class _View:
     """A part of the model that has standard names; whatever else is asked of it is the native module's."""
 
@@ -69,7 +83,7 @@ class _View:
         if name.startswith("_"):
             raise AttributeError(name)
         frame = sys._getframe(1)
-        if name in self._names:
+        if name in self._names:  # it has failed, and Python asks here before it says so
             return self._std._read(name, self._layer, frame)
         native = self._native
         if name in _VALUES:
@@ -109,6 +123,12 @@ class Layer(_View):
     __slots__ = ()
     _names = tuple(name for name in LAYER_NAMES if name != "z")
 
+    resid_pre = _Value("resid_pre")
+    attn_out = _Value("attn_out")
+    resid_mid = _Value("resid_mid")
+    mlp_out = _Value("mlp_out")
+    resid_post = _Value("resid_post")
+
     @property
     def _native(self) -> Any:
         return self._std._root._at(f"{self._std.layout.layers}.{self._layer}")
@@ -132,6 +152,8 @@ class Attention(_View):
 
     __slots__ = ()
     _names = ("z",)
+
+    z = _Value("z")
 
     @property
     def _native(self) -> Any:
