@@ -25,24 +25,31 @@ if TYPE_CHECKING:
     from nbsight.core.envoy import Envoy
     from nbsight.core.model import wrap
     from nbsight.core.saving import save
+    from nbsight.core.stacking import stack_steps
     from nbsight.errors import (
         NbsightError,
         NbsightWarning,
+        NotFiniteError,
+        OrderNotice,
         OutOfOrderError,
         SourceNotAvailable,
         UnknownArchitectureError,
     )
     from nbsight.models.diffusion_model import DiffusionModel
     from nbsight.models.language_model import LanguageModel
+    from nbsight.models.standard import verify
     from nbsight.models.transformers_model import TransformersModel
     from nbsight.models.vision_language_model import VisionLanguageModel
     from nbsight.models.wrapped import NNsight
     from nbsight.notebook.extension import load_ipython_extension, unload_ipython_extension
     from nbsight.results.ablation import Ablation
+    from nbsight.results.alignment import Alignment, align
     from nbsight.results.base import load_result
     from nbsight.results.lens import Lens
     from nbsight.results.norms import Norms
     from nbsight.results.patching import Patching
+    from nbsight.results.tokens import TokenBatch, Tokens
+    from nbsight.results.verification import Verification
     from nbsight.widgets.lens import LensWidget
 
 __version__ = "0.1.0"
@@ -50,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CONFIG",
     "Ablation",
+    "Alignment",
     "DiffusionModel",
     "Envoy",
     "LanguageModel",
@@ -60,16 +68,22 @@ __all__ = [
     "NbsightError",
     "NbsightWarning",
     "Norms",
+    "NotFiniteError",
     "Object",
+    "OrderNotice",
     "OutOfOrderError",
     "Patching",
     "PatchingSweep",
     "SourceNotAvailable",
+    "TokenBatch",
+    "Tokens",
     "TransformersModel",
     "UnknownArchitectureError",
+    "Verification",
     "VisionLanguageModel",
     "ablation",
     "activation_patching",
+    "align",
     "backward",
     "kl_divergence",
     "load_ipython_extension",
@@ -79,8 +93,10 @@ __all__ = [
     "logit_lens",
     "probability",
     "save",
+    "stack_steps",
     "stream_norms",
     "unload_ipython_extension",
+    "verify",
     "wrap",
 ]
 
@@ -89,6 +105,7 @@ __all__ = [
 _HOMES = {
     "CONFIG": "nbsight.compat:CONFIG",
     "Ablation": "nbsight.results.ablation:Ablation",
+    "Alignment": "nbsight.results.alignment:Alignment",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "Envoy": "nbsight.core.envoy:Envoy",
     "LanguageModel": "nbsight.models.language_model:LanguageModel",
@@ -99,16 +116,22 @@ _HOMES = {
     "NbsightError": "nbsight.errors:NbsightError",
     "NbsightWarning": "nbsight.errors:NbsightWarning",
     "Norms": "nbsight.results.norms:Norms",
+    "NotFiniteError": "nbsight.errors:NotFiniteError",
     "Object": "nbsight.compat:Object",
+    "OrderNotice": "nbsight.errors:OrderNotice",
     "OutOfOrderError": "nbsight.errors:OutOfOrderError",
     "Patching": "nbsight.results.patching:Patching",
     "PatchingSweep": "nbsight.analysis.patching:PatchingSweep",
     "SourceNotAvailable": "nbsight.errors:SourceNotAvailable",
+    "TokenBatch": "nbsight.results.tokens:TokenBatch",
+    "Tokens": "nbsight.results.tokens:Tokens",
     "TransformersModel": "nbsight.models.transformers_model:TransformersModel",
     "UnknownArchitectureError": "nbsight.errors:UnknownArchitectureError",
+    "Verification": "nbsight.results.verification:Verification",
     "VisionLanguageModel": "nbsight.models.vision_language_model:VisionLanguageModel",
     "ablation": "nbsight.analysis.ablation:ablation",
     "activation_patching": "nbsight.analysis.patching:activation_patching",
+    "align": "nbsight.results.alignment:align",
     "backward": "nbsight.core.backward:backward",
     "kl_divergence": "nbsight.analysis.metrics:kl_divergence",
     "load_ipython_extension": "nbsight.notebook.extension:load_ipython_extension",
@@ -118,8 +141,10 @@ _HOMES = {
     "logit_lens": "nbsight.analysis.lens:logit_lens",
     "probability": "nbsight.analysis.metrics:probability",
     "save": "nbsight.core.saving:save",
+    "stack_steps": "nbsight.core.stacking:stack_steps",
     "stream_norms": "nbsight.analysis.norms:stream_norms",
     "unload_ipython_extension": "nbsight.notebook.extension:unload_ipython_extension",
+    "verify": "nbsight.models.standard:verify",
     "wrap": "nbsight.core.model:wrap",
 }
 

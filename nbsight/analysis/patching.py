@@ -13,7 +13,7 @@ import torch
 from nbsight.analysis.chosen import Chosen, words_of
 from nbsight.analysis.metrics import Answers, Metric, metric_of
 from nbsight.analysis.provenance import provenance
-from nbsight.analysis.sweep import Sweep, stored_values
+from nbsight.analysis.sweep import Sweep, progress_bar, stored_values
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.tokens import describe_lengths
@@ -172,15 +172,7 @@ class PatchingSweep:
             progress: Whether to show a bar; by default when it takes longer than half a second.
             on_batch: Called with what is known so far after every batch.
         """
-        from tqdm.auto import tqdm
-
-        bar = tqdm(
-            total=len(self),
-            desc="patching",
-            disable=progress is False,
-            delay=0 if progress else 0.5,
-            leave=False,
-        )
+        bar = progress_bar(len(self), "patching", progress)
         try:
             with bar:
                 for number in range(len(self.pairs)):

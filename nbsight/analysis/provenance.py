@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -43,4 +44,4 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # a checkout that was not installed
-        return "unknown"
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))

@@ -24,7 +24,17 @@ from nbsight.analysis.unembedding import last_blocks, unembedding_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 
-__all__ = ["SITES", "Change", "Measure", "Point", "Sweep", "can_grow", "run_points", "stored_values"]
+__all__ = [
+    "SITES",
+    "Change",
+    "Measure",
+    "Point",
+    "Sweep",
+    "can_grow",
+    "progress_bar",
+    "run_points",
+    "stored_values",
+]
 
 #: Where a block can be changed, in the order in which it computes them.
 SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -131,11 +141,7 @@ class Sweep:
             progress: Whether to show a bar; None shows one if it takes longer than half a second.
             what: What the bar is labelled with.
         """
-        from tqdm.auto import tqdm
-
-        bar = tqdm(
-            total=len(self), desc=what, disable=progress is False, delay=0 if progress else 0.5, leave=False
-        )
+        bar = progress_bar(len(self), what, progress)
         bar.update(int(self.done.sum()))
         with bar:
             for done in self:
@@ -171,6 +177,21 @@ class Sweep:
         self.base = measured[0]
         self.values[batch] = measured[1:]
         self.done[batch] = True
+
+
+def progress_bar(total: int, what: str, progress: bool | None) -> Any:
+    """A bar with the time that is left, shown when it takes longer than half a second.
+
+    Args:
+        total: How many runs there are.
+        what: What the bar is labelled with.
+        progress: True shows it at once, False never; None leaves it to the time and to TQDM_DISABLE.
+    """
+    from tqdm.auto import tqdm
+
+    # In a notebook tqdm itself does not look there.
+    off = bool(os.environ.get("TQDM_DISABLE")) if progress is None else not progress
+    return tqdm(total=total, desc=what, delay=0 if progress else 0.5, leave=False, disable=off)
 
 
 def run_points(

@@ -58,7 +58,7 @@ def figure_bytes(figure: Any) -> bytes:
     """A matplotlib figure as the last expression of a cell."""
     from nbsight.display.figures import figure_png
 
-    return figure_png(figure)
+    return figure_png(figure, dpi=92)
 
 
 def lens_bundle(lens: Any, include: Any = None, exclude: Any = None) -> Any:

@@ -21,13 +21,14 @@ from tests.tutorials.conftest import Plain
 
 TUTORIALS = list(blocks.NOTEBOOKS)
 """Those that hold the tutorials' code."""
-NAMES = [*TUTORIALS, "07_paused_run"]
+NAMES = [*TUTORIALS, "07_paused_run", "08_patching"]
 PNG = b"\x89PNG\r\n"
 
 # Values that are read out of the kernel after a notebook has run.
 ASKED = {
     "02_activation_patching": "[results.tolist(), restored.tolist()]",
     "03_sharing_activations": "chances.tolist()",
+    "08_patching": "[result.values.tolist(), result.recovered.tolist(), many.mean().tolist()]",
     "07_paused_run": "[early.tolist(), late.tolist(), model.to_string(edited[0, -1].topk(3).indices)]",
     "05_steering": "[steered.tolist(), controls.shape, [write_on(strength) for strength in (-3, 0, 3)]]",
 }
@@ -380,3 +381,35 @@ def test_notebook_7_holds_runs_open_and_edits_them(ran: Ran, demo: Plain) -> Non
     last, country = zip(*(numbers(line) for line in result.solutions[0].splitlines()), strict=True)
     assert last[0] < 0 < last[-1]
     assert country[-1] < 0 < country[0]
+
+
+def test_notebook_8_finds_the_fact_and_the_way_it_takes(ran: Ran, demo: Plain) -> None:
+    result = ran("08_patching")
+    values, shares, means = (torch.tensor(table) for table in result.values)
+    clean, corrupted = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
+    paris, rome = (demo.tokenizer.encode(word)[0] for word in (" Paris", " Rome"))
+    donors, _ = demo.run(clean)
+
+    def by_hand(layer: int, position: int) -> float:
+        def patch(state: torch.Tensor) -> torch.Tensor:
+            state = state.clone()
+            state[:, position] = donors[layer][:, position]
+            return state
+
+        logits = demo.run(corrupted, edit=(layer, patch))[1][0, -1]
+        return float(logits[paris] - logits[rome])
+
+    for layer, position in ((0, 1), (4, 1), (6, 7), (9, 7)):
+        assert values[0, 0, layer, position].item() == pytest.approx(by_hand(layer, position), abs=1e-3)
+    # What the text says: first the landmark's tokens, then the last position, 1 in the corner, 0 before.
+    assert shares[0, 0, 0].argmax() in (1, 2)
+    assert shares[0, 0, -1].argmax() == shares.shape[-1] - 1
+    assert shares[0, 0, -1, -1].item() == pytest.approx(1, abs=1e-3)
+    assert shares[0, 0, :, 0].abs().max() < 1e-3
+    assert means.shape[1] == 12
+    # The two heads that carry the name are in the layer in which the share changes columns.
+    lines = result.text("heads").splitlines()
+    assert all(line.startswith("layer 0, head ") for line in lines[:2])
+    assert numbers(lines[0])[-1] + numbers(lines[1])[-1] > 0.8
+    assert "differs from 0" in result.text("sure")
+    assert "most moved by head" in result.solutions[1]
