@@ -14,8 +14,8 @@ from torch import nn
 
 from nbsight.core.measuring import PIECE, compare
 from nbsight.core.model import wrap
-from nbsight.errors import EditWarning
-from tests.core.small import (
+from nbsight.errors import EditWarning, NbsightWarning
+from tests.core.small import WIDTH, Chain, Counter, Formed, Repeats, build, close, hooked, rows, run_cell, same
     WIDTH,
     Chain,
     Counter,
@@ -384,6 +384,7 @@ def test_a_run_held_open_lists_its_edits():
 
 def test_a_run_held_open_warns_when_it_goes_on():
     run = MODEL.start(X)
+    run.until(MODEL.h[1].output)
     MODEL.h[1].output = MODEL.h[1].output.clone()
     with pytest.warns(EditWarning, match="changed nothing") as caught:
         run.step()
@@ -403,7 +404,7 @@ def test_edits_are_noticed_where_the_model_runs_in_inference_mode():
     with torch.inference_mode():
         run = MODEL.start(X, receipts=True)
         run.until(MODEL.h[0].output)
-    MODEL.h[1].output[:] = 0
+    run.until(MODEL.h[1].output)[:] = 0
     run.finish()
     assert [receipt.place for receipt in run.edits] == ["h.1.output"]
     assert run.edits[0].changed == 1
@@ -501,3 +502,57 @@ def test_the_table_has_a_row_for_each_edit_and_its_warnings():
     assert lines[3].split()[:3] == ["h.1.output", "in", "place"]
     assert len(lines) == 4
     assert repr(names["tracer"].edits[0]).startswith("h.0.output assigned; 0% of the elements, norm 0")
+
+
+# -- beside what others do -------------------------------------------------------------------------
+
+
+def test_edits_around_a_read_out_of_order_leave_one_receipt_each():
+    with MODEL.edit() as edited:
+        edited.h[0].output[:, 0] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NbsightWarning)
+        warnings.simplefilter("error", EditWarning)
+        with edited.trace(X) as tracer:
+            edited.h[1].output = edited.h[1].output * 2
+            edited.h[2].output[:, 1] = 3
+            later = edited.h[3].output
+            early = edited.h[0].lin.output
+            edited.h[3].output = edited.h[3].output + 1
+            final = edited.output
+    assert [(receipt.place, receipt.how) for receipt in tracer.edits] == [
+        ("h.0.output", "in place"),
+        ("h.1.output", "assigned"),
+        ("h.2.output", "in place"),
+        ("h.3.output", "assigned"),
+    ]
+
+
+def test_items_put_into_a_container_are_edits_too():
+    net = build(Formed, "dict")
+    model = wrap(net)
+    want = hooked(net, (X,))["part.output"][0]["hidden"]
+    with model.trace(X, receipts=True) as tracer:
+        model.part.output["hidden"] = want * 3
+        model.output
+    (receipt,) = tracer.edits
+    assert (receipt.place, receipt.how) == ("part.output", "in place")
+    check(receipt, want, want * 3)
+    with model.trace(receipts=True) as tracer:
+        with tracer.invoke(X):
+            model.part.output["hidden"] = want * 3
+            model.output
+        with tracer.invoke(X + 1):
+            model.part.output
+            model.output
+    (receipt,) = tracer.edits
+    check(receipt, want, want * 3)
+
+
+def test_a_generation_that_is_observed_is_measured_like_any():
+    net = build(Counter)
+    model = wrap(net)
+    with model.generate(X, steps=2, receipts=True) as tracer:
+        for _ in tracer.iter[:]:
+            model.a.output[:, 0] = torch.rand(WIDTH)
+    assert [(receipt.step, receipt.changed) for receipt in tracer.edits] == [(0, 1 / 3), (1, 1 / 3)]
