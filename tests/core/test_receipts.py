@@ -15,10 +15,11 @@ from torch import nn
 from nbsight.core.measuring import PIECE, compare
 from nbsight.core.model import wrap
 from nbsight.errors import EditWarning, NbsightWarning
-from tests.core.small import WIDTH, Chain, Counter, Formed, Repeats, build, close, hooked, rows, run_cell, same
+from tests.core.small import (
     WIDTH,
     Chain,
     Counter,
+    Formed,
     Repeats,
     build,
     close,
