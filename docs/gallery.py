@@ -416,7 +416,48 @@ SECTIONS = (
                     logits = model.output
                 """,
                 "hidden = model.transformer.h[5].output[0].save()",
-                "A warning of class `nbsight.NbsightWarning`.",
+                "A warning of class `nbsight.errors.EditWarning`, as those below; [edits](edits.md) has them "
+                "all.",
+            ),
+            Mistake(
+                "A patch that replaces everything",
+                """
+                with model.trace("The capital of Italy is"):
+                    donor = model.transformer.h[5].output[0].save()
+                with model.trace(prompt):
+                    model.transformer.h[5].output[0][:] = donor
+                    logits = model.output
+                """,
+                "model.transformer.h[5].output[0][:] = donor",
+            ),
+            Mistake(
+                "An edit that changes nothing",
+                """
+                with model.trace(prompt):
+                    model.transformer.h[5].output = model.transformer.h[5].output[0] * 1.0
+                    logits = model.output
+                """,
+                "model.transformer.h[5].output = model.transformer.h[5].output[0] * 1.0",
+            ),
+            Mistake(
+                "One vector that torch spreads over all positions",
+                """
+                with model.trace(prompt):
+                    model.transformer.h[5].mlp.output = torch.zeros(64)
+                    logits = model.output
+                """,
+                "model.transformer.h[5].mlp.output = torch.zeros(64)",
+            ),
+            Mistake(
+                "A position of a prompt of another length",
+                """
+                with model.trace("The quick brown fox jumps over the lazy dog"):
+                    donor = model.transformer.h[5].output[0].save()
+                with model.trace(prompt):
+                    model.transformer.h[5].output[0][:, 3] = donor[:, 3]
+                    logits = model.output
+                """,
+                "model.transformer.h[5].output[0][:, 3] = donor[:, 3]",
             ),
         ),
     ),
@@ -455,6 +496,18 @@ SECTIONS = (
                         logits = model.output
                 """,
                 "model.transformer.h[5].output[0][:] = donor",
+            ),
+            Mistake(
+                "An edit of what all prompts share",
+                """
+                with model.trace() as tracer:
+                    with tracer.invoke("The cat sat"):
+                        model.transformer.wpe.output[:] = 0
+                        logits = model.output
+                    with tracer.invoke("The dog sat"):
+                        other = model.output
+                """,
+                "model.transformer.wpe.output[:] = 0",
             ),
             Mistake(
                 "Two blocks that wait for each other",

@@ -17,6 +17,8 @@
     └── RemoteError (RuntimeError)       a block that cannot travel, or a job that failed
 
 Each message says what was asked, what is there and what to write instead.
+
+`NbsightWarning` has two: `OrderNotice`, and `EditWarning` for an edit that may not do what was meant.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 __all__ = [
     "CaptureError",
     "EditError",
+    "EditWarning",
     "GraphError",
     "InputError",
     "ModelLoadError",
@@ -119,3 +122,7 @@ class NbsightWarning(UserWarning):
 
 class OrderNotice(NbsightWarning):
     """A value was read after the model had passed it, at the price of another forward."""
+
+
+class EditWarning(NbsightWarning):
+    """An edit that may not do what was meant."""

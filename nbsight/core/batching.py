@@ -174,7 +174,17 @@ def _merge(full: Any, parts: list[tuple[Rows, Any]]) -> Any:
             _merge(item, [(rows, part[place]) for rows, part in parts]) for place, item in enumerate(full)
         ]
         return type(full)(*items) if hasattr(full, "_fields") else type(full)(items)
-    return full
+    if isinstance(full, (int, float, str)) and any(part != full for _, part in parts):
+        raise EditError(_shared(f"{type(full).__name__} {full!r}"))
+    return full  # a cache or the like: there is one for the whole batch
+
+
+def _shared(what: str) -> str:
+    return (
+        f"all invokes of this trace share this {what}, which has no rows of the batch, so one "
+        "invoke cannot replace it for its prompt alone. Replace it for all in an empty "
+        "`with tracer.invoke():`, or give the prompt a trace of its own"
+    )
 
 
 def _merge_tensors(full: torch.Tensor, parts: list[tuple[Rows, Any]]) -> torch.Tensor:
@@ -186,7 +196,8 @@ def _merge_tensors(full: torch.Tensor, parts: list[tuple[Rows, Any]]) -> torch.T
             )
         index = rows.index(full.shape)
         if index is None:
-            merged = part
+            if part is not full and not (part.shape == full.shape and torch.equal(part, full)):
+                raise EditError(_shared(f"tensor of shape {tuple(full.shape)}"))
             continue
         wanted = full[index].shape
         if part.shape != wanted:

@@ -39,6 +39,8 @@ class Envoy:
     _is_module = True
     #: Whether values are shown as they are: a class that overrides `_show` says no.
     _is_literal = True
+    #: Whether everything later depends on the module's output alone: a decoder block's.
+    _holds_state = False
     _module: nn.Module
     _path: str
     _name: str

@@ -7,6 +7,7 @@ completion, a debugger or a slip of the hand must not spend the forward.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,10 @@ class HeldTracer(Tracer):
             self.outcome = self.root._show("output", run.result) if shown else run.result
         elif self.state == "open":
             self.state = "failed"
-        self._leave()
+        try:
+            self.say_all()
+        finally:
+            self._leave()
 
     def _leave(self) -> None:
         run = self.run
@@ -231,6 +235,7 @@ class HeldTracer(Tracer):
         self.check_open()
         self.home.clear_orphans()
         self.home.use(self)
+        self.say_all()
 
     def shown_here(self, envoy: Any) -> Any:
         """The value where the run stands, as a trace would show it."""
@@ -244,6 +249,14 @@ class HeldTracer(Tracer):
             if self.grad:
                 map_tensors(shown, _retain)
         return shown
+
+    def say_all(self) -> None:
+        """Warn of what the edits so far may not have meant."""
+        if self.ledger is not None:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and str(frame.f_globals.get("__name__")).startswith("nbsight."):
+                frame = frame.f_back
+            self.say_edits({} if frame is None else frame.f_globals)
 
     def place(self) -> str:
         """Where the run stands, as in `transformer.h.3.output`."""

@@ -106,6 +106,7 @@ class Invoker:
                 f"code from {frame.f_code.co_filename!r} has no text to wait with. Put it into a "
                 "cell or a file."
             )
+        self.tracer.saved_before = len(self.tracer.saved)
         self.tracer.run = self.tracer.start([self.prepared], self.tracer.kwargs)[0]
 
 

@@ -23,12 +23,13 @@ from typing import Any
 
 from nbsight.core.envoy import Envoy
 from nbsight.core.holding import HeldTracer, bare
-from nbsight.core.paused_text import changes_of, describe_run, shape_text
+from nbsight.core.paused_text import describe_run, shape_text
+from nbsight.core.receipts import Receipts
 from nbsight.core.sites import show_line
 from nbsight.core.source import Operation, Source
 from nbsight.errors import InputError, NbsightError, OutOfOrderError, PathError
 
-__all__ = ["Changes", "Here", "PausedRun"]
+__all__ = ["Here", "PausedRun"]
 
 
 class Here:
@@ -104,19 +105,6 @@ class Here:
         return f"{self.path}.{self.kind}: {self._text}  {self.progress}"
 
 
-class Changes(list[Any]):
-    """What was changed in a run, in order; each has `path`, `kind`, `line`, `before` and `after`."""
-
-    def __repr__(self) -> str:
-        if not self:
-            return "no edits"
-        return "\n".join(
-            f"{edit.path}.{edit.kind}: {edit.before} -> {edit.after}"
-            + (f"\n  {show_line(edit.line)}" if edit.line else "")
-            for edit in self
-        )
-
-
 class PausedRun:
     """One forward, held open. Made by `model.start(...)`; also a context manager and iterable."""
 
@@ -180,7 +168,10 @@ class PausedRun:
         if tracer.state != "open":
             return
         if threading.get_ident() == tracer.home.thread:
-            tracer._leave()
+            try:
+                tracer.say_all()
+            finally:
+                tracer._leave()
         else:  # only its own thread can unwind it, and will when it starts a run or ends
             tracer.state = "closed"
             tracer.home.orphans.append(tracer)
@@ -212,9 +203,9 @@ class PausedRun:
         return None if find is None else find()
 
     @property
-    def edits(self) -> Changes:
-        """What has been changed in this run so far, by hand or by kept edits."""
-        return Changes(changes_of(self._tracer))
+    def edits(self) -> Receipts:
+        """What has been changed in this run so far, by hand or by kept edits, and by how much."""
+        return self._tracer.edits
 
     # -- the forms of use ----------------------------------------------------------------------
 

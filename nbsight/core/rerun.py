@@ -58,6 +58,7 @@ class Rerun(Run):
             _call(tracer, first), first.root, grad=first.grad, name=first.name, spares=first.spares
         )
         self.explain, self.model, self.repeat = first.explain, first.model, first.repeat
+        self.owner = first.owner
         self.edits, self.skips, self.skipped = first.edits, first.skips, first.skipped
         self.opened = first.opened
         if tracer.finish_asked:

@@ -85,6 +85,8 @@ class Participant:
     turns: Any = None
     #: Whether this is an edit that the model keeps, which every run of it plays.
     is_kept = False
+    #: Saved rows of a batch: the value, its record, and the count of changes then.
+    kept: Sequence[tuple[Any, Any, int]] = ()
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows
@@ -140,6 +142,8 @@ class Run:
     explain: Callable[[Run, BaseException], BaseException] = staticmethod(lambda run, error: error)
     #: The root envoy, for messages.
     model: Any = None
+    #: The tracer, while its trace lasts: edits are noted there.
+    owner: Any = None
     #: The message of the model's own failure, if it failed.
     failure: str | None = None
     #: Whether the call returned (it did not fail and was not unwound).
@@ -440,7 +444,13 @@ class Run:
             site.put_back()
         what = describe(site.value if site.kind == "output" else site.value[0])
         self.note_edit(site, what, "changed in place")
+        if self.owner is not None:
+            self.owner.note_left(site)
         site.recount()
+
+    def copied(self, participant: Participant, site: Site) -> Any:
+        """What was there before a change in place; only some runs keep that (recording.py)."""
+        return None
 
     def note_edit(self, site: Site, before: str, after: str) -> None:
         """Remember an edit, for the message if the model fails later."""

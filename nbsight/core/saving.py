@@ -17,20 +17,30 @@ Tested in `tests/core/test_saving.py`.
 from __future__ import annotations
 
 import sys
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 
+from nbsight.core.badges import say
 from nbsight.core.context import _stack, current_tracer, running
 from nbsight.core.held import any_held
+from nbsight.core.measuring import memory_of
 from nbsight.core.run import place_of
 from nbsight.core.sites import Line, locate
-from nbsight.errors import NbsightWarning, OutsideTraceError
+from nbsight.errors import OutsideTraceError
 
-__all__ = ["Saved", "find_saved", "is_saved", "save", "warn_of_changes"]
+__all__ = [
+    "Saved",
+    "check_rows",
+    "find_saved",
+    "is_saved",
+    "newest_saved",
+    "note_rows",
+    "save",
+    "warn_of_changes",
+]
 
 T = TypeVar("T")
 
@@ -68,6 +78,11 @@ def find_saved(value: Any) -> Saved | None:
     """The record of a saved tensor, if this very object was saved."""
     record = _saved.get(id(value))
     return record if record is not None and record() is value else None
+
+
+def newest_saved(count: int) -> list[Saved]:
+    """The records of the tensors that were saved last, the newest first."""
+    return list(_saved.values())[: -count - 1 : -1]
 
 
 def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -149,8 +164,41 @@ def plain_of(value: torch.Tensor) -> torch.Tensor:
     return value if type(value) is torch.Tensor else getattr(value, "_plain", value)
 
 
-def warn_of_changes(saved: list[tuple[Any, Saved | None]]) -> None:
-    """Say it when a saved tensor was changed in place between its `save()` and now."""
+def note_rows(participant: Any, value: torch.Tensor, record: Saved) -> None:
+    """One of several invokes has saved a value.
+
+    Rows of one batch count their changes together: another invoke's edit of its own rows would look
+    like a change of these. So theirs are compared when this invoke has changed something itself.
+    """
+    plain = plain_of(value)
+    if record.version is not None and plain._is_view():
+        if not participant.kept:
+            participant.kept = []
+        participant.kept.append((value, record, record.version))
+        record.version = None
+
+
+def check_rows(participant: Any, changed: list[torch.Tensor]) -> None:
+    """An invoke has changed these tensors in place: has it saved rows of them before?"""
+    if not participant.kept:
+        return
+    memory = set(map(memory_of, changed))
+    for value, record, version in participant.kept:
+        plain = plain_of(value)
+        if plain._version != version and memory_of(plain) in memory:
+            record.version = _CHANGED
+
+
+#: In the place of a count: it was changed.
+_CHANGED = -1
+
+
+def warn_of_changes(saved: list[tuple[Any, Saved | None]], names: dict[str, Any]) -> None:
+    """Say it when a saved tensor was changed in place between its `save()` and now.
+
+    Args:
+        names: The globals of the block.
+    """
     for value, record in saved:
         if record is None or record.version is None:
             continue
@@ -158,15 +206,19 @@ def warn_of_changes(saved: list[tuple[Any, Saved | None]]) -> None:
         if plain._version == record.version:
             continue
         filename, number = locate(record.line)
-        warnings.warn_explicit(
+        # The parts of a tensor count their changes together.
+        shows = "may show" if plain._is_view() and not _is_all(plain) else "shows"
+        text = (
             f"the value saved on line {number}"
             + (f" from `{record.path}`" if record.path else "")
-            + " was changed in place later in the trace, so it shows the changed numbers; write "
-            "`.clone().save()` to keep what was there before",
-            NbsightWarning,
-            filename,
-            number,
+            + f" was changed in place later in the trace, so it {shows} the changed numbers; write "
+            "`.clone().save()` to keep what was there before"
         )
+        say(text, "saved", filename, number, names)
+
+
+def _is_all(view: torch.Tensor) -> bool:
+    return view._base is not None and view._base.numel() == view.numel()
 
 
 def is_saved(value: Any) -> bool:

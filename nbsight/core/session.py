@@ -65,3 +65,5 @@ class Session:
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this session."""
         self.saved.append((value, record))
+        if record is not None:  # read from no run, as far as is known here
+            record.origin = record.tokens = None

@@ -23,6 +23,7 @@ __all__ = [
     "Line",
     "Site",
     "describe",
+    "describe_as",
     "locate",
     "show_line",
     "show_text",
@@ -73,14 +74,18 @@ class Edit:
 def describe(value: Any) -> str:
     """One short phrase: dtype and shape of a tensor, the make-up of a container."""
     if isinstance(value, torch.Tensor):
-        name = str(value.dtype).removeprefix("torch.")
-        place = "" if value.device.type == "cpu" else f" on {value.device}"
-        return f"{name} {tuple(value.shape)}{place}"
+        return describe_as(value.dtype, value.shape, value.device)
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of " + ", ".join(describe(item) for item in value[:4])
     if isinstance(value, dict):
         return f"{type(value).__name__} with {', '.join(map(str, list(value)[:6]))}"
     return type(value).__name__
+
+
+def describe_as(dtype: torch.dtype, shape: torch.Size, device: torch.device) -> str:
+    """The same for a tensor that is gone: `float32 (1, 5, 64)`."""
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} {tuple(shape)}" + ("" if device.type == "cpu" else f" on {device}")
 
 
 class Site:
@@ -111,6 +116,8 @@ class Site:
     versions: Sequence[tuple[Any, Any]] = ()
     #: What was made from this value and shown in its stead; each knows how it goes back into it.
     derived: dict[Any, Any] = MappingProxyType({})  # type: ignore[assignment]
+    #: By id: the tensors of which it was noted that somebody changed them, and their counts then.
+    noted: dict[int, tuple[torch.Tensor, int]] = MappingProxyType({})  # type: ignore[assignment]
 
     def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
         self.module = module
@@ -151,14 +158,31 @@ class Site:
         handed = self.handed
         return handed is not None and any(_differs(before, self.views[who]) for who, before in handed.items())
 
+    def newly_changed(self) -> list[torch.Tensor]:
+        """The tensors that were changed in place since this was asked last."""
+        changed = []
+        for tensor, version in [(self.value, self.version)] if self.version is not None else self.versions:
+            if isinstance(tensor, torch.Tensor):
+                _, version = self.noted.get(id(tensor), (tensor, version))
+                if tensor._version != version:
+                    changed.append(tensor)
+        if changed:
+            self.noted = {**self.noted, **{id(tensor): (tensor, tensor._version) for tensor in changed}}
+        return changed
+
+    def refillers(self) -> list[Participant]:
+        """Those who have put other items into their copy of a container."""
+        handed = self.handed or {}
+        return [who for who, before in handed.items() if _differs(before, self.views[who])]
+
     def recount(self) -> None:
         """Take the value as it is now for untouched."""
-        if self.is_touched and (self.is_replaced or self._holds_other_items):
+        if self.is_touched and (self.is_replaced or self.holds_other_items):
             self.is_mixed = True
         self.version, self.versions = None, versions_of(self.value)
 
     @property
-    def _holds_other_items(self) -> bool:
+    def holds_other_items(self) -> bool:
         return any(type(thing) is _Contents and thing._version != count for thing, count in self.versions)
 
     def count_contents(self) -> None:
@@ -217,8 +241,12 @@ class Site:
         if type(value) is torch.Tensor:
             if value.is_inference() or (value._is_view() and not value.requires_grad):
                 self.value = _editable(value)
+                if self.version is None and not self.versions:
+                    self.versions = versions_of(self.value)
         else:
             self.value = map_tensors(value, _editable)
+            if not self.versions:
+                self.versions = versions_of(self.value)  # what replaces inference tensors does count
             if self.kind == "output":  # of an input, as a rule only one tensor is shown
                 self.count_contents()
 

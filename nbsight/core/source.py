@@ -248,9 +248,11 @@ class Operation:
         frame = _getframe(1)
         return self._tracer("output", frame).read(self, "output", frame)
 
+    # The setters are reached through `__setattr__`, so the user's frame is one further up.
+
     @output.setter
     def output(self, value: Any) -> None:
-        frame = _getframe(1)
+        frame = _getframe(2)
         self._tracer("output", frame).write(self, "output", value, frame)
 
     @property
@@ -261,7 +263,7 @@ class Operation:
 
     @input.setter
     def input(self, value: Any) -> None:
-        frame = _getframe(1)
+        frame = _getframe(2)
         self._tracer("input", frame).write(self, "input", value, frame)
 
     @property
@@ -272,7 +274,7 @@ class Operation:
 
     @inputs.setter
     def inputs(self, value: Any) -> None:
-        frame = _getframe(1)
+        frame = _getframe(2)
         self._tracer("inputs", frame).write(self, "inputs", value, frame)
 
     def skip(self, value: Any) -> None:

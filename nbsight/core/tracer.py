@@ -30,12 +30,15 @@ from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.leaving import leave_block
+from nbsight.core.ledger import Ledger, ledger_of
 from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
+from nbsight.core.receipts import Receipts
+from nbsight.core.recording import check_left, record
 from nbsight.core.repeatable import remember
 from nbsight.core.rerun import Rerun, go_back
 from nbsight.core.run import Participant, Run
-from nbsight.core.saving import Saved, warn_of_changes
+from nbsight.core.saving import Saved, note_rows, warn_of_changes
 from nbsight.core.scan import fake_call
 from nbsight.core.sites import UNSEEN, Line, Site, describe, show_line, versions_of
 from nbsight.core.steps import Step, StepList
@@ -105,6 +108,12 @@ class Tracer:
     checked: Any = None
     #: Whether a cache holds what the run has come by.
     has_caches = False
+    #: Whether edits in place are measured, too; False: edits leave no receipts at all.
+    receipts: bool | None = None
+    #: What was edited; made by the first edit.
+    ledger: Ledger | None = None
+    #: How much had been saved when this run began, where invokes run one after the other.
+    saved_before = 0
     _crew: Crew | None = None
     _captured: Captured | None = None
     _fills_cache = False
@@ -126,6 +135,7 @@ class Tracer:
             self.scan = bool(kwargs.pop("_scan", False))
             self.strict_order = kwargs.pop("strict_order", None)
             self.check_finite = bool(kwargs.pop("check_finite", False))
+            self.receipts = kwargs.pop("receipts", None)
             if not self.remote:
                 for option in _REMOTE_OPTIONS:
                     kwargs.pop(option, None)
@@ -247,7 +257,9 @@ class Tracer:
                 if better is not error:
                     raise better from better.__cause__
                 return False
-            warn_of_changes(self.saved)
+            names = {} if self.frame is None else self.frame.f_globals
+            warn_of_changes(self.saved, names)
+            self.say_edits(names)
             if self.extra:
                 say(self.extra)
             return True
@@ -267,7 +279,8 @@ class Tracer:
     def _own_options(self) -> dict[str, Any]:
         """The options that a job has to hand to its own tracer, where they are not the default."""
         options = {"strict_order": self.is_strict, "check_finite": self.check_finite}
-        return {name: value for name, value in options.items() if value}
+        asked = {} if self.receipts is None else {"receipts": self.receipts}
+        return {name: value for name, value in options.items() if value} | asked
 
     @property
     def is_strict(self) -> bool:
@@ -284,6 +297,7 @@ class Tracer:
                 self._note_usual()
                 self.run.repeat = None  # first: with it, closing keeps what was written
                 self.run.close()
+                self.run.owner = None
                 if not self._has_result:
                     self.run.result = None
         finally:
@@ -303,6 +317,8 @@ class Tracer:
             self.failed = self.failed_at = None
             if self.generation is not None:
                 self.generation.close()
+            if self.ledger is not None:
+                self.ledger.close()
 
     def _complete(self) -> None:
         if self.run is None:
@@ -311,8 +327,13 @@ class Tracer:
         elif self.must_finish:
             self.run.finish()
         run = self.run
-        if run is not None and run.behind is not None:
-            run.conclude()
+        if run is not None:
+            if run.site is not None and run.site.is_touched:
+                self.note_left(run.site)
+            if self.receipts:
+                check_left(run)
+            if run.behind is not None:
+                run.conclude()
         if run is not None and run.finished:
             self._has_result = self.method != "forward" or self.finish_asked
 
@@ -354,7 +375,9 @@ class Tracer:
             spares=root._spares,
         )
         run.explain = explain.model_failed
-        run.model = root
+        run.model, run.owner = root, self
+        if self.receipts:
+            record(run)
         if self.method == "forward" and not self._fills_cache:
             run.repeat = remember(args, kwargs)
         self.run = run  # from here on the end of the block takes the gates off
@@ -644,6 +667,11 @@ class Tracer:
             accepted = explain.check_inputs(envoy, value)
             shown = _first(accepted)
             before, after = describe(current), describe(accepted)
+        if (ledger := ledger_of(self)) is not None:
+            if site.is_touched:
+                self.note_left(site, participant)
+            was, now = (_first(current), first) if what == "input" else (current, accepted)
+            ledger.assigned(participant, site, envoy, was, now, value)
         site.assign(participant, accepted, shown)
         if self.handed is not None:
             self.handed.note(accepted, (envoy, what, site.line))
@@ -670,6 +698,37 @@ class Tracer:
         run.skipped[envoy._module] = site.line
         run.skips = [*run.skips, (site, versions_of(value))]
         run.refuse_in_checkpoint(site, f"\n  {show_line(site.line)}")
+        if (ledger := ledger_of(self)) is not None:
+            ledger.skipped(site, value)
+
+    @property
+    def edits(self) -> Receipts:
+        """The receipts of the edits so far: what each changed, and by how much."""
+        site = self.run.site if self.run is not None else None
+        if site is not None and site.is_touched:
+            self.note_change(self.participant(), site, site.newly_changed())
+        return Receipts() if self.ledger is None else self.ledger.receipts()
+
+    def say_edits(self, names: dict[str, Any]) -> None:
+        """Warn of what the edits so far may not have meant; `names` are the globals of their code."""
+        if self.ledger is not None:
+            self.ledger.say(names)
+
+    def note_change(self, participant: Participant, site: Site, changed: list[Any]) -> None:
+        """Tensors of a value were changed in place."""
+        if changed and (ledger := ledger_of(self)) is not None and self.run is not None:
+            ledger.changed(participant, self.run, site, changed)
+
+    def note_left(self, site: Site, participant: Participant | None = None) -> None:
+        """A value was changed by who acted last, or filled with other items by who holds it."""
+        ledger = ledger_of(self)
+        if ledger is not None and self.run is not None:
+            ledger.left(participant or self.driver, self.run, site)
+
+    def note_late(self, path: str, line: Line | None) -> None:
+        """A value was changed in place when the model had gone on from it."""
+        if (ledger := ledger_of(self)) is not None:
+            ledger.too_late(path, line)
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""
@@ -684,9 +743,7 @@ class Tracer:
             record.origin = participant.last
             record.tokens = participant.tokens
             if participant.rows is not None and not participant.rows.is_whole:
-                # Rows of one batch count their changes together: another invoke's edit of its own
-                # rows would look like a change of these.
-                record.version = None
+                note_rows(participant, value, record)
 
 
 def _first(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

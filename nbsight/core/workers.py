@@ -18,9 +18,11 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from nbsight.core.batching import Rows
 from nbsight.core.greenlets import Carrier, borrow, give_back
+from nbsight.core.ledger import shared_error
 from nbsight.core.run import Key, Participant, Reached, Run, Stop, place_of
+from nbsight.core.saving import check_rows
 from nbsight.core.scope import Names
-from nbsight.core.sites import show_line, show_text
+from nbsight.core.sites import Site, show_line, show_text
 from nbsight.core.torch_state import (
     SideState,
     get_default_dtype,
@@ -260,6 +262,15 @@ class Worker(Participant):
                 )
                 return
 
+    def note_change(self, run: Run, site: Site) -> None:
+        """The value was changed in place, by this body if that is new: its own rows, or what all share?"""
+        changed = site.newly_changed()
+        if changed:
+            check_rows(self, changed)
+            if run.owner is not None:
+                run.owner.note_change(self, site, changed)
+            self.error = self.error or shared_error(run, self, site, changed)
+
     def _task(self) -> greenlet:
         try:
             exec(self.block.code, self.names, self.names)
@@ -340,7 +351,7 @@ class Crew:
         able = self._able()
         if not able:
             return
-        hub, home = getcurrent(), side_now()
+        run, hub, home = self.run, getcurrent(), side_now()
         while able:
             turn, able = able, []
             turn.sort(key=_place)
@@ -350,6 +361,11 @@ class Crew:
                     acted += 1
                     worker.key = None
                     worker.act(hub, home)
+                    site = run.site
+                    if site is not None and (
+                        site.value._version != site.version if site.version is not None else site.is_touched
+                    ):
+                        worker.note_change(run, site)
                     if worker.stopped:
                         self.was_stopped = True
                     if worker.error is not None:
@@ -452,7 +468,7 @@ class Crew:
             # No cycles: what the bodies bound is freed when the user drops it.
             worker.names.asker = worker.is_stale = None
             worker.run = worker.crew = worker.got_from = None
-            worker.held = ()
+            worker.held = worker.kept = ()
             worker.late = worker.ready = None
         self._at, self._for, self._loose, self._served = {}, {}, [], None
         self.run.serve = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,12 +32,24 @@ from nbsight.models.wrapped import NNsight
 
 __all__ = ["BlockEnvoy", "LanguageModel"]
 
+SIDE_WAYS = (
+    *("blt", "cohere_compass", "cosmos3", "dia", "diffusion_gemma", "embedding_gemma2", "gemma3n", "gemma4"),
+    *("granite4_vision", "granite_docling", "mistral_large4", "mllama", "qwen3_omni", "qwen3_vl", "zamba"),
+)
+"""Architectures that hand tokens or early values to later blocks past the hidden state."""
+
 REMEMBERED = 16
 """Prompts of this thread that are kept, to say which two do not line up."""
 
 
 class BlockEnvoy(AliasedEnvoy):
     """The envoy of a decoder or encoder block; its output is a `BlockOutput`."""
+
+    @cached_property
+    def _holds_state(self) -> bool:  # type: ignore[override]
+        config = self._root.config  # a decoder looks at what its encoder made, too
+        kind = str(getattr(config, "model_type", ""))
+        return not (getattr(config, "is_encoder_decoder", False) or kind.startswith(SIDE_WAYS))
 
     def _show(self, kind: str, value: Any) -> Any:
         return show_block(value) if kind == "output" else value

@@ -80,14 +80,20 @@ def without_outputs(notebook: NotebookNode) -> NotebookNode:
 
 
 def text_of(cell: NotebookNode) -> str:
-    """What a cell printed and showed, as text."""
+    """What a cell printed and showed, as text; not what it warned of (see `warnings_of`)."""
     parts = []
     for output in cell.get("outputs", []):
         if output.output_type == "stream":
-            parts.append(output.text)
+            parts.append(output.text if output.name == "stdout" else "")
         elif "data" in output:
             parts.append(output.data.get("text/plain", ""))
     return "".join(parts)
+
+
+def warnings_of(cell: NotebookNode) -> str:
+    """What a cell wrote to its error stream."""
+    outputs = cell.get("outputs", [])
+    return "".join(output.text for output in outputs if output.get("name") == "stderr")
 
 
 def solutions(notebook: NotebookNode) -> list[str]:
