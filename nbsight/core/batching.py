@@ -69,7 +69,7 @@ class Rows:
         """The invoke's part of a value: views of its tensors, the same containers around them."""
         if self.is_whole:
             return value
-        if type(value) is torch.Tensor and not _dispatch_depth():  # as a rule
+        if type(value) is torch.Tensor and not self.dim and not _dispatch_depth():  # as a rule
             if not value.ndim or value.size(0) != self.total:
                 return value
             if self.length is None:
