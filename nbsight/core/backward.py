@@ -38,7 +38,7 @@ from nbsight.core.greenlets import Carrier
 
 __all__ = ["Backward", "backward", "unwatch", "watch"]
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _open = 0
 _torchs: Any = torch.Tensor.backward
 #: Whether somebody wrapped ours while it was there, and so still has it inside.

@@ -87,7 +87,7 @@ def _in_steps(module: nn.Module, forward: Callable[..., Any], name: str, off: An
     return forward_in_steps
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _aside: dict[tuple[int, str], tuple[int, Any]] = {}
 
 

@@ -25,7 +25,8 @@ from nbsight.core.greenlets import Carrier
 
 __all__ = ["Gate", "close_gates", "gate_of", "open_gates"]
 
-_lock = threading.Lock()
+# Reentrant: collecting garbage while it is held may close a run, whose gates are taken off here.
+_lock = threading.RLock()
 
 #: In the place of a `forward` that a gate does not put back.
 _NOT_KEPT: Any = object()

@@ -12,6 +12,7 @@ import torch
 
 from nbsight.analysis.metrics import logit_difference
 from nbsight.analysis.patching import PatchingSweep, activation_patching
+from nbsight.analysis.sweep import progress_bar
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.base import load_result
@@ -289,8 +290,16 @@ def test_one_prompt_and_several_are_refused(model):
         activation_patching(model, [CLEAN], CORRUPTED, answers=ANSWERS)
 
 
-def test_no_bar_is_shown_for_a_short_sweep(model, capsys):
+def test_no_warning_comes_of_the_sweeps_own_edits(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[0], positions=[0])
-    assert capsys.readouterr().err.strip() == ""
+        activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[0, 3])
+
+
+def test_a_bar_waits_half_a_second_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    assert progress_bar(3, "x", None).delay == 0.5
+    assert progress_bar(3, "x", True).delay == 0
+    assert progress_bar(3, "x", False).disable
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert progress_bar(3, "x", None).disable
