@@ -359,6 +359,9 @@ class Crew:
             try:
                 for worker in turn:  # it may grow while it is gone through
                     acted += 1
+                    if worker.key is not None and not self._still_at(worker.key):
+                        self.wait_at(worker, worker.key)  # a module applied by hand has come first
+                        continue
                     worker.key = None
                     worker.act(hub, home)
                     site = run.site
@@ -378,6 +381,16 @@ class Crew:
             except BaseException:
                 self._park(turn[acted:] + able)
                 raise
+            if not able and run.site is not None and run.site is not self._served:
+                able = self._able()  # back where it stood before a module was applied by hand
+
+    def _still_at(self, key: Key) -> bool:
+        """Whether the run stands where a worker whose turn it is has waited."""
+        run = self.run
+        if run.ended or key[1] == "pass":
+            return True
+        site = run.site
+        return site is not None and site.module is key[0] and site.kind == key[1]
 
     def _able(self) -> list[Worker]:
         """Take those out of the lists who may act where the run stands now."""

@@ -163,7 +163,7 @@ def test_an_input_that_cannot_be_used_shows_one_frame_of_ours():
 def test_the_root_is_called_model_in_messages():
     error, _ = raised_by(
         """
-        with model.trace(x):
+        with model.trace(x, strict_order=True):
             final = model.output
             early = model.h[0].output
         """,
