@@ -88,7 +88,7 @@ def test_it_prints_the_tokens_and_what_the_axes_mean(demo):
         "transformer.h.3.output: float32 (batch 1, position 5, d_model 64)  [####........] block 4 of 12"
     )
     run.until(demo.transformer.h[4].attn)
-    assert "tuple of float32 (batch 1, position 5, d_model 64), None" in repr(run.here)
+    assert "tuple of float32 (batch 1, position 5, d_model 64), " in repr(run.here)
     run.until(demo.output)
     assert f"float32 (batch 1, position 5, d_vocab {demo.config.vocab_size})" in repr(run.here)
     assert run.tokens == ["The", " capital", " of", " France", " is"]
