@@ -77,6 +77,7 @@ class Lens(Result):
     top_probs: NDArray[np.float32] = variable(
         "layer", "position", "rank", name="probability", unit="probability"
     )
+    model: str = ""
     entropy: NDArray[np.float32] | None = variable("layer", "position", unit="nats", default=None)
     kl: NDArray[np.float32] | None = variable("layer", "position", unit="nats", default=None)
     tracked: Sequence[str] = coordinate("tracked", default=())
@@ -86,7 +87,6 @@ class Lens(Result):
     track_ranks: NDArray[np.integer[Any]] | None = variable(
         "layer", "position", "tracked", name="tracked_rank", default=None
     )
-    model: str = ""
     detail: Callable[[int, int, int], LensCell] | None = field(
         default=None, repr=False, metadata={"saved": False}
     )

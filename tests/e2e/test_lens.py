@@ -31,7 +31,7 @@ def detail(layer, position, top_k):
 
 IDS = np.argsort(-ODDS, axis=-1, kind="stable")[..., :5]
 lens = Lens("".join(TOKENS), TOKENS, range(12), IDS, WORDS[IDS], np.take_along_axis(ODDS, IDS, -1),
-            "a model of the test", {"dtype": "float32"}, detail)
+            model="a model of the test", provenance={"dtype": "float32"}, detail=detail)
 """
 VIEW = ".nbsight-lens"
 
