@@ -11,6 +11,7 @@ import pickle
 import torch
 
 import nbsight as nnsight
+from nbsight.models.wrapped import wrap
 from tests.compat import models
 from tests.core.small import hooked, rows
 
@@ -85,3 +86,11 @@ def test_a_processed_input_may_have_gradients():
     again = pixels.detach().requires_grad_()
     (wanted,) = torch.autograd.grad(vit._module(pixel_values=again).logits[0, 1], again)
     assert torch.allclose(grad, wanted, atol=1e-6)
+
+
+def test_wrap_takes_other_names_and_gives_what_nnsight_calls_its_class():
+    chain = wrap(models.chain(), rename={"h": "layers"})
+    assert isinstance(chain, nnsight.NNsight)
+    with chain.trace(X):
+        hidden = chain.layers[1].output
+    assert torch.equal(hidden, hooked(chain._module, (X,))["h.1.output"][0])
