@@ -403,9 +403,7 @@ SECTIONS = (
                     model.transformer.h[5].attn.output[0] = torch.zeros(1, 5, 64)
                 """,
                 "model.transformer.h[5].attn.output[0] = torch.zeros(1, 5, 64)",
-                "Python's own error, on your line: `attn` is no decoder block, so its output is the tuple it "
-                "returned. Change the tensor in it, `attn.output[0][:] = …`, or assign a new tuple to "
-                "`attn.output`.",
+                "`attn` is no decoder block, so its output is the tuple that it returned.",
             ),
             Mistake(
                 "A saved value that is changed later",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nbsight.core.callee import is_compiled
 from nbsight.core.context import _stack, tracer_of
 from nbsight.core.held import held_tracer
 from nbsight.core.older import find
@@ -254,6 +255,8 @@ class Envoy:
                 )
         if self._follow():
             return self[key]
+        if is_compiled(self._module):
+            return self._child("_orig_mod")[key]
         here = self._path or "model"
         raise PathError(
             f"`{here}` is a module ({type(self._module).__name__}), not a value or a list, so "
@@ -262,6 +265,8 @@ class Envoy:
         )
 
     def __iter__(self) -> Iterator[Envoy]:
+        if is_compiled(self._module):
+            return iter(self._child("_orig_mod"))
         if not isinstance(self._module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
             raise TypeError(
                 f"`{self._path or 'model'}` is a {type(self._module).__name__}: only lists of "
@@ -270,6 +275,8 @@ class Envoy:
         return iter([self._child(name) for name in self._module._modules])
 
     def __len__(self) -> int:
+        if is_compiled(self._module):
+            return len(self._child("_orig_mod"))
         if not isinstance(self._module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
             raise TypeError(f"`{self._path or 'model'}` is a module and has no length.")
         return len(self._module)

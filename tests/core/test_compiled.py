@@ -162,6 +162,16 @@ def test_the_steps_of_a_compiled_model_are_counted():
     assert same(result, want[""][0])
 
 
+def test_a_compiled_list_is_indexed_and_looped_over_as_the_list():
+    net = build(lambda: nn.Sequential(Block(), Block()))
+    want = hooked(net, (X,))
+    model = wrap(torch.compile(net, backend=Counting()))
+    assert len(model) == len(list(model)) == 2
+    with model.trace(X):
+        first, last = model[0].output, model[-1].output
+    assert same([first, last], [want["0.output"][0], want["1.output"][0]])
+
+
 class Within(nn.Module):
     """A compiled function, in the middle of a forward, calls a module."""
 
