@@ -33,6 +33,7 @@ from nbsight.core.leaving import leave_block
 from nbsight.core.ledger import Ledger, ledger_of
 from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
+from nbsight.core.quiet import tensors_in
 from nbsight.core.receipts import Receipts
 from nbsight.core.recording import check_left, record
 from nbsight.core.repeatable import remember
@@ -668,10 +669,13 @@ class Tracer:
             shown = _first(accepted)
             before, after = describe(current), describe(accepted)
         if (ledger := ledger_of(self)) is not None:
+            was, now = (_first(current), first) if what == "input" else (current, accepted)
+            # `module.output *= 2` changes the value in place and then assigns it: that is one edit.
+            is_back = site.is_touched and list(map(id, tensors_in(was))) == list(map(id, tensors_in(now)))
             if site.is_touched:
                 self.note_left(site, participant)
-            was, now = (_first(current), first) if what == "input" else (current, accepted)
-            ledger.assigned(participant, site, envoy, was, now, value)
+            if not is_back:
+                ledger.assigned(participant, site, envoy, was, now, value)
         site.assign(participant, accepted, shown)
         if self.handed is not None:
             self.handed.note(accepted, (envoy, what, site.line))

@@ -283,6 +283,24 @@ def test_a_change_in_place_before_an_assignment_is_an_edit_of_its_own():
     assert third.norm == pytest.approx((6 * 4**2) ** 0.5)
 
 
+def test_an_operator_that_changes_in_place_and_assigns_is_one_edit():
+    want = hooked(NET, (X,))["h.1.output"][0]
+    with MODEL.trace(X, receipts=True) as tracer:
+        MODEL.h[1].output *= 2
+        final = MODEL.output
+    (receipt,) = tracer.edits
+    check(receipt, want, want * 2)
+    assert receipt.how == "in place"
+    assert same(final, hooked(NET, (X,), edit={"h.1": lambda value: value * 2})[""][0])
+    with pytest.warns(EditWarning, match="changed nothing"):
+        _put_back()
+
+
+def _put_back():
+    with MODEL.trace(X):
+        MODEL.h[1].output = MODEL.h[1].output
+
+
 def test_the_calls_of_a_module_are_counted():
     net = build(Repeats)
     model = wrap(net)
