@@ -590,9 +590,9 @@ class Tracer:
         `Run.go_straight`, and leaves everything unusual to `read`.
         """
         run, driver = self.run, self.driver
-        if run is None or run.serve is not None or driver.occurrence is not None or self.handed is not None:
-            if run is None or self.handed is not None:
-                return self.read(envoy, "output", frame)
+        if run is None:
+            return self.read(envoy, "output", frame)
+        if run.serve is not None or driver.occurrence is not None:
             return worker_reads.read_output(self, run, envoy, frame)
         site, module = run.site, envoy._module
         line = (frame.f_code, frame.f_lasti)
@@ -621,6 +621,8 @@ class Tracer:
             view = site.view(driver)
         else:
             site.whole = view
+        if self.handed is not None:
+            self.handed.note(view, (envoy, "output", line))
         if not envoy._is_literal:
             view = envoy._show("output", view)
         site.whole_shown = view

@@ -33,6 +33,7 @@ def read_output(tracer: Tracer, run: Run, envoy: Any, frame: FrameType) -> Any:
         or worker.rows is None
         or worker.rows.is_whole
         or worker.occurrence is not None
+        or tracer.handed is not None
         or run.ended
     ):
         return tracer.read(envoy, "output", frame)

@@ -72,6 +72,8 @@ class Worker(Participant):
     error: BaseException | None = None
     #: The place that is waited for; None while it is something else.
     key: Key | None = None
+    #: Where the run stood when it began to wait, if that was the very place.
+    before: Any = None
     awaited: str | None = None
     got_from: tuple[str, Worker] | None = None
     #: What it asks for in a second forward, while it waits for that.
@@ -311,8 +313,6 @@ class Crew:
         self._at: dict[Key, list[Worker]] = {}
         self._for: dict[Worker, list[Worker]] = {}
         self._loose: list[Worker] = []
-        #: The last site at which those who wait for it were let act.
-        self._served: Any = None
         #: The root's calls that they know of.
         self._passes = 0
         run.serve = self.serve
@@ -329,8 +329,11 @@ class Crew:
             worker.names.asker = worker
 
     def wait_at(self, worker: Worker, key: Key) -> None:
-        """Let the model stop at `key` for a worker."""
-        worker.key = key
+        """Let the model stop at `key` for a worker; where the run stands now is not meant."""
+        site, worker.key = self.run.site, key
+        # Held only where it matters: a site holds its value.
+        stands_there = site is not None and site.module is key[0] and site.kind == key[1]
+        worker.before = site if stands_there else None
         there = self._at.get(key)
         if there is None:
             self._at[key] = [worker]
@@ -351,7 +354,8 @@ class Crew:
         able = self._able()
         if not able:
             return
-        run, hub, home = self.run, getcurrent(), side_now()
+        hub, home, run = getcurrent(), side_now(), self.run
+        site = run.site
         while able:
             turn, able = able, []
             turn.sort(key=_place)
@@ -359,21 +363,24 @@ class Crew:
             try:
                 for worker in turn:  # it may grow while it is gone through
                     acted += 1
-                    if worker.key is not None and not self._still_at(worker.key):
-                        self.wait_at(worker, worker.key)  # a module applied by hand has come first
-                        continue
                     worker.key = None
                     worker.act(hub, home)
-                    site = run.site
-                    if site is not None and (
-                        site.value._version != site.version if site.version is not None else site.is_touched
+                    now = run.site
+                    if now is not None and (
+                        now.value._version != now.version if now.version is not None else now.is_touched
                     ):
-                        worker.note_change(run, site)
+                        worker.note_change(run, now)
                     if worker.stopped:
                         self.was_stopped = True
                     if worker.error is not None:
                         self._fail(worker)
-                    for other in self._freed_by(worker) if self._for else ():
+                    freed = self._freed_by(worker) if self._for else []
+                    if now is not site:  # a body has begun or ended a call of its own (watched.py)
+                        site = now
+                        self._park(turn[acted:] + able)
+                        del turn[acted:]
+                        freed, able = freed + self._able(), []
+                    for other in freed:
                         if other.place > worker.place:
                             insort(turn, other, acted, key=_place)
                         else:
@@ -381,16 +388,6 @@ class Crew:
             except BaseException:
                 self._park(turn[acted:] + able)
                 raise
-            if not able and run.site is not None and run.site is not self._served:
-                able = self._able()  # back where it stood before a module was applied by hand
-
-    def _still_at(self, key: Key) -> bool:
-        """Whether the run stands where a worker whose turn it is has waited."""
-        run = self.run
-        if run.ended or key[1] == "pass":
-            return True
-        site = run.site
-        return site is not None and site.module is key[0] and site.kind == key[1]
 
     def _able(self) -> list[Worker]:
         """Take those out of the lists who may act where the run stands now."""
@@ -400,25 +397,28 @@ class Crew:
             self._at.clear()
             able += [worker for binder in list(self._for) for worker in self._freed_by(binder)]
         else:
-            site, able = run.site, []
-            if site is not None and site is not self._served:
-                able = self._waiting_at((site.module, site.kind))
+            site = run.site
+            able = [] if site is None else self._waiting_at((site.module, site.kind), site)
             if run.passes != self._passes:
                 self._passes = run.passes
                 able += self._waiting_at((run.root, "pass"))
-            self._served = site
         if self._loose:
             loose, self._loose = self._loose, []
             for worker in loose:
                 (able if worker.ready is None or worker.ready() else self._loose).append(worker)
         return able
 
-    def _waiting_at(self, key: Key) -> list[Worker]:
-        there = self._at.pop(key, None)
+    def _waiting_at(self, key: Key, site: Any = None) -> list[Worker]:
+        there = self._at.get(key)
         if there is None:
             return []
-        self.run.unwant(key)
-        return there
+        able = there if site is None else [worker for worker in there if worker.before is not site]
+        if len(able) == len(there):
+            del self._at[key]
+            self.run.unwant(key)
+        elif able:
+            self._at[key] = [worker for worker in there if worker.before is site]
+        return able
 
     def _freed_by(self, binder: Worker) -> list[Worker]:
         """Those who waited for a name of another body, and have it now."""
@@ -429,10 +429,11 @@ class Crew:
         return [worker for worker in there if worker not in waiting]
 
     def _park(self, workers: list[Worker]) -> None:
-        """Let those wait again whose turn did not come, because another's body failed."""
+        """Let those wait again whose turn did not come."""
         for worker in workers:
             if worker.key is not None:
                 self.wait_at(worker, worker.key)
+                worker.before = None
             else:
                 self._loose.append(worker)
 
@@ -483,7 +484,8 @@ class Crew:
             worker.run = worker.crew = worker.got_from = None
             worker.held = worker.kept = ()
             worker.late = worker.ready = None
-        self._at, self._for, self._loose, self._served = {}, {}, [], None
+            worker.before = None
+        self._at, self._for, self._loose = {}, {}, []
         self.run.serve = None
 
 
