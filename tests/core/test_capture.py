@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import gc
 import linecache
 import sys
 import textwrap
+import types
 
 import pytest
 
@@ -153,6 +155,56 @@ def test_blocks_are_forgotten_with_their_code():
         linecache.cache.pop(name)
     gc.collect()
     assert len(capture._known) <= before
+
+
+def cell(text, name):
+    linecache.cache[name] = (1, None, text.splitlines(keepends=True), name)
+    space = {"Later": Later, "there": 1}
+    exec(compile(text, name, "exec"), space)
+    return space
+
+
+def shown(code, opcodes, nested=False):
+    names = set()
+    for step in dis.get_instructions(code):
+        if step.opname in opcodes and (not nested or step.opname != "STORE_NAME"):
+            names.add(step.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= shown(constant, opcodes, nested=True)
+    return names
+
+
+def test_a_body_reads_and_binds_the_names_that_its_instructions_show():
+    many = "".join(f"    n{number} = m{number}.a{number}\n" for number in range(300))
+    text = (
+        "with Later() as later:\n"
+        "    def inner(x):\n        global g\n        g = there\n        return [x + o for o in (y, z)]\n"
+        "    class Inner(there):\n        own = len(later)\n"
+        + many
+        + "    del n7\n    n0 += 1\n    import os.path as paths\n"
+    )
+    with pytest.raises(NameError):  # it is there to be looked at
+        cell(text, "<many names>")["later"].run()
+    block = cell(text, "<many names again>")["later"].block
+    assert block.loads == shown(block.code, {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
+    assert {"m299", "y", "there", "len"} <= block.loads
+    assert not {"a299", "n7", "own", "x"} & block.loads
+    assert block.stores == shown(block.code, {"STORE_NAME", "STORE_GLOBAL", "DELETE_NAME"}) - {"own"}
+    assert {"inner", "Inner", "g", "n7", "n299", "paths"} <= block.stores
+
+
+@pytest.mark.parametrize("above", [0, 1, 5000])
+@pytest.mark.parametrize("head", ["", "if there:\n    ", "try:\n  pass\nfinally:\n  "])
+def test_a_body_has_its_own_lines_wherever_it_stands(above, head):
+    indent = len(head) - len(head.rstrip(" "))
+    text = "\n" * above + head + "with Later() as later:\n" + " " * indent + "  1 / 0\n"
+    later = cell(text, f"<deep {above} {indent} {len(head)}>")["later"]
+    with pytest.raises(ZeroDivisionError) as caught:
+        later.run()
+    assert caught.traceback[-1].lineno + 1 == text.count("\n")
+    assert later.block.line == text.count("\n") - 1
+    assert later.block.source == "1 / 0"
 
 
 @pytest.mark.parametrize("flag", ["annotations"])

@@ -43,6 +43,45 @@ def test_a_loop_that_asks_for_more_passes_than_there_are_ends_with_the_model():
     assert after
 
 
+def test_a_turn_begins_before_the_models_input_is_read_or_changed():
+    model, want = counted(steps=3)
+    given, seen = [], []
+    with model.generate(X, steps=3) as tracer:
+        for _ in tracer.iter[:]:
+            given.append(model.input.clone())
+            seen.append(model.a.output)
+    assert same(given, [args[0] for args, _ in want[".inputs"]])
+    assert same(seen, want["a.output"])
+    with model.generate(X, steps=3) as tracer:
+        for step in tracer.iter[:]:
+            model.input[:] += step
+            changed = model.a.output
+    net = build(Counter)
+
+    def push(args, kwargs):
+        return (args[0] + next(numbers), *args[1:]), kwargs
+
+    numbers = iter(range(3))
+    pushed = hooked(net, (X,), {"steps": 3}, method="generate", edit_input={"": push})
+    assert same(changed, pushed["a.output"][-1])
+
+
+def test_invokes_wait_for_steps_each_at_its_own_pace():
+    model, want = counted(steps=4)
+    every, odd, given = [], [], []
+    with model.generate() as tracer:
+        with tracer.invoke(X[:1], steps=4):
+            for _ in tracer.iter[:]:
+                every.append(model.b.output)
+        with tracer.invoke(X[1:], steps=4):
+            for step in tracer.iter[1::2]:
+                odd.append(model.b.output)
+                given.append((step, model.output))
+    assert same(every, [out[:1] for out in want["b.output"]])
+    assert same(odd, [out[1:] for out in want["b.output"][1::2]])
+    assert same(given, [(step, want[".output"][step][1:]) for step in (1, 3)])
+
+
 @pytest.mark.parametrize(
     ("which", "steps"),
     [
