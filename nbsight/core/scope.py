@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any
 
+from nbsight.core.by_identity import ByIdentity
 from nbsight.core.capture import parse
 
 __all__ = ["Names", "frame_values", "is_left_behind", "write_back"]
@@ -119,14 +120,31 @@ def is_left_behind(frame: FrameType, name: str, filename: str, line: int) -> boo
     """
     if (filename, name) not in _left:
         return False
+    code = frame.f_code
+    known = _bound_by_bodies.get(code)
+    if known is None:
+        known = _bound_by_bodies.put(code, {})
+    key = (name, line)
+    if key not in known:
+        known[key] = _is_bound_by_bodies(frame, name, filename, line)
+    return known[key]
+
+
+# For each code object, by name and line of the block: looking takes the whole file's tree.
+_bound_by_bodies: ByIdentity[dict[tuple[str, int], bool]] = ByIdentity()
+
+
+def _is_bound_by_bodies(frame: FrameType, name: str, filename: str, line: int) -> bool:
+    """Whether no statement above a block binds a name, other than those in captured bodies."""
+    code = frame.f_code
     tree = _parsed(filename, frame)
     if tree is None:
         return False
-    code = frame.f_code
     first = code.co_firstlineno if code.co_flags & 0x2 else 1
     if code.co_flags & 0x2 and name in code.co_varnames[: code.co_argcount]:
         return False
-    return not any(first <= bound < line for bound in _bindings(tree, name) if bound not in _captured(tree))
+    captured = _captured(tree)
+    return not any(first <= bound < line for bound in _bindings(tree, name) if bound not in captured)
 
 
 def _parsed(filename: str, frame: FrameType) -> ast.Module | None:
