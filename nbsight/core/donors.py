@@ -207,8 +207,18 @@ def _words(line: Line) -> list[str]:
 
 def writes(line: Line) -> bool:
     """Whether a line looks like one that changes a value in place."""
-    text = linecache.getline(*locate(line))
-    return re.search(r"\]\s*=(?!=)|[-+*/@%&|^]=|\.\w*[a-z]_\(", text) is not None
+    code, offset = line
+    known = _writes.get(code)
+    if known is None:
+        known = _writes.put(code, {})
+    if offset not in known:
+        text = linecache.getline(*locate(line))
+        known[offset] = re.search(r"\]\s*=(?!=)|[-+*/@%&|^]=|\.\w*[a-z]_\(", text) is not None
+    return known[offset]
+
+
+#: The same for each code object, by the place in it.
+_writes: ByIdentity[dict[int, bool]] = ByIdentity()
 
 
 #: For each code object, where each name is bound last.

@@ -89,12 +89,21 @@ class _Entry:
         return Receipt(path, kind, how, visit, step, number, text, before, after, *numbers, notes)
 
 
+def _noted(
+    name: Any, module: Any, kind: str, visit: int, step: int | None, sketch: Any, block: Any, *lines: Any
+) -> _Entry:
+    """The entry of a change in place of which only the place is known."""
+    facts = (name(module), kind, "in place", visit, step, sketch, sketch)
+    return _Entry(facts, _changing(block, *lines), None)
+
+
 class Ledger:
     """The edits of one trace."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer: Tracer | None = tracer
-        self._entries: list[_Entry] = []
+        #: A change of which only the place is known is noted, and made an entry when somebody asks.
+        self._entries: list[_Entry | tuple[Any, ...]] = []
         self._read = 0
         #: What is to be said at the end: (text, kind, line).
         self._said: list[tuple[str, str, Line | None]] = []
@@ -137,12 +146,23 @@ class Ledger:
 
     def changed(self, participant: Participant, run: Run, site: Site, tensors: list[torch.Tensor]) -> None:
         """A participant has changed some tensors of a value in place, or what a container holds."""
-        tracer, line = self._tracer, _line_of(participant, site)
+        tracer = self._tracer
         if tracer is None or run.behind is not None:
             return  # a forward that only repeats another
-        view = _seen(participant, site)
-        memory = set(map(memory_of, tensors)) or None
         before = run.copied(participant, site)
+        last = participant.last
+        if (
+            before is None
+            and last is not None
+            and last[0]._module is site.module
+            and site.version is not None
+            and participant in site.views
+            and not getattr(last[0], "_holds_state", False)
+        ):  # one of a hundred invokes, say: nothing is computed, so all the rest has time
+            self._note(participant, run, site, last)
+            return
+        line, view = _line_of(participant, site), _seen(participant, site)
+        memory = set(map(memory_of, tensors)) or None
         with aside():
             mine = [one for one in tensors_in(view) if memory is not None and memory_of(one) in memory]
             what = mine[0] if len(mine) == 1 else mine or view
@@ -159,6 +179,15 @@ class Ledger:
                 if donor.is_independent:
                     entry.questions.append(badges.whole_state(state, donor, path, written=False))
                     entry.questions.append(badges.taken_positions(state, donor, tokens, path))
+
+    def _note(self, participant: Participant, run: Run, site: Site, last: Any) -> None:
+        tracer = self._tracer
+        assert tracer is not None
+        step = run.passes - 1 if tracer.method != "forward" else None
+        sketch, block = _sketch(site.views[participant]), getattr(participant, "block", None)
+        self._entries.append(
+            (run.name, site.module, site.kind, site.visit, step, sketch, block, last[2], site.line)
+        )
 
     def left(self, participant: Participant, run: Run, site: Site) -> None:
         """What was changed, by who acted last, and by those who put other items into a container."""
@@ -214,11 +243,15 @@ class Ledger:
     def receipts(self) -> Receipts:
         """The receipts so far."""
         self._settle()
-        return Receipts(entry.receipt() for entry in self._entries)
+        entries = [entry if isinstance(entry, _Entry) else _noted(*entry) for entry in self._entries]
+        self._entries = [*entries]
+        return Receipts(entry.receipt() for entry in entries)
 
     def _settle(self) -> None:
         entries, self._read = self._entries[self._read :], len(self._entries)
         for entry in entries:
+            if not isinstance(entry, _Entry):
+                continue
             entry.read()
             self._said += [(text, kind, entry.line) for kind, text in entry.notes.items()]
 
@@ -267,7 +300,11 @@ def _line_of(participant: Participant, site: Site) -> Line | None:
     block, last = getattr(participant, "block", None), site.line
     if participant.last is None or participant.last[0]._module is not site.module:
         return last
-    first = participant.last[2]
+    return _changing(block, participant.last[2], last)
+
+
+def _changing(block: Any, first: Line, last: Line | None) -> Line | None:
+    """Of the first and the last line that asked for a value, the one that looks like a change."""
     if last is None or (block is not None and last[0] is not block.code):
         return first  # another participant asked last
     return first if writes(first) and not writes(last) else last

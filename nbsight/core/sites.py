@@ -116,7 +116,9 @@ class Site:
     versions: Sequence[tuple[Any, Any]] = ()
     #: What was made from this value and shown in its stead; each knows how it goes back into it.
     derived: dict[Any, Any] = MappingProxyType({})  # type: ignore[assignment]
-    #: By id: the tensors of which it was noted that somebody changed them, and their counts then.
+    #: A plain tensor's count of changes when it was noted last that somebody had changed it.
+    noted_count: int | None = None
+    #: The same for the tensors of other values, by id.
     noted: dict[int, tuple[torch.Tensor, int]] = MappingProxyType({})  # type: ignore[assignment]
 
     def __init__(self, module: Any, kind: str, visit: int, value: Any) -> None:
@@ -160,8 +162,14 @@ class Site:
 
     def newly_changed(self) -> list[torch.Tensor]:
         """The tensors that were changed in place since this was asked last."""
+        if self.version is not None:
+            count = self.value._version
+            if count == (self.version if self.noted_count is None else self.noted_count):
+                return []
+            self.noted_count = count
+            return [self.value]
         changed = []
-        for tensor, version in [(self.value, self.version)] if self.version is not None else self.versions:
+        for tensor, version in self.versions:
             if isinstance(tensor, torch.Tensor):
                 _, version = self.noted.get(id(tensor), (tensor, version))
                 if tensor._version != version:

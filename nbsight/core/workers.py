@@ -267,10 +267,13 @@ class Worker(Participant):
     def note_change(self, run: Run, site: Site) -> None:
         """The value was changed in place, by this body if that is new: its own rows, or what all share?"""
         changed = site.newly_changed()
-        if changed:
+        if not changed:
+            return
+        if self.kept:
             check_rows(self, changed)
-            if run.owner is not None:
-                run.owner.note_change(self, site, changed)
+        if run.owner is not None:
+            run.owner.note_change(self, site, changed)
+        if self.rows is not None and (site.version is None or site.value.shape[:1] != (self.rows.total,)):
             self.error = self.error or shared_error(run, self, site, changed)
 
     def _task(self) -> greenlet:
