@@ -220,7 +220,7 @@ def run_points(
     start = ids if grow else ids.expand(1 + len(points), -1)
     unembedding = unembedding_of(model, ids)
     head, final = (model.get(model._path_of(part)) for part in (unembedding.head, unembedding.first))
-    with model.trace(start, grad=False, use_cache=False):
+    with model.trace(start, grad=False, use_cache=False, receipts=False):
         for layer in sorted(groups):
             inner = [entry for entry in groups[layer] if entry[1].site != "resid_post"]
             outer = [entry for entry in groups[layer] if entry[1].site == "resid_post"]
