@@ -7,7 +7,6 @@ that a GPU has to answer are asked at once and read when the trace ends (`Questi
 from __future__ import annotations
 
 import linecache
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -34,9 +33,6 @@ __all__ = [
     "taken_positions",
     "whole_state",
 ]
-
-
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,8 +207,6 @@ def say(text: str, kind: str, filename: str, number: int, names: dict[str, Any])
     Args:
         names: The globals of the code there, where Python keeps what it has warned of.
     """
-    if filename.startswith(_OWN):
-        return  # an analysis of ours knows what it writes, and says itself what a reader must know
     filename = _cell_name(filename)
     seen = names.setdefault("__warningregistry__", {})
     mark, entry = (kind, filename, number), (text, EditWarning, number)

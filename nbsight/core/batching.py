@@ -86,6 +86,18 @@ class Rows:
         return tensor if index is None else tensor[index]
 
 
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors of a value, in order."""
+    found: list[torch.Tensor] = []
+
+    def add(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, add)
+    return found
+
+
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Apply `change` to every tensor in nested tuples, lists, dicts and model outputs.
 

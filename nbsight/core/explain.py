@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from nbsight.core.run import Reached, place_of
@@ -37,9 +35,6 @@ __all__ = [
     "passed_in_step",
     "refuse_hopeless",
 ]
-
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 # -- a place that was not reached ------------------------------------------------------------------

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from nbsight.core.batching import Rows
-from nbsight.core.quiet import quietly, tensors_in
+from nbsight.core.batching import Rows, tensors_in
+from nbsight.core.quiet import quietly
 from nbsight.core.sites import Edit, Line, Site, describe, show_line, show_text
 from nbsight.core.source import as_code
 from nbsight.core.torch_state import dispatch_depth, function_depth, is_grad_enabled

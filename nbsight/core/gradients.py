@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nbsight.core.batching import map_tensors
+from nbsight.core.batching import tensors_in
 from nbsight.core.torch_state import is_grad_enabled
 
 if TYPE_CHECKING:
@@ -66,12 +66,9 @@ class Handed:
         return self._places
 
     def _add(self, value: Any, place: Place) -> None:
-        def add(tensor: torch.Tensor) -> torch.Tensor:
+        for tensor in tensors_in(value):
             if tensor.is_floating_point() or tensor.is_complex():
                 self._places.setdefault(id(tensor), (tensor, place))
-            return tensor
-
-        map_tensors(value, add)
 
     def retain(self) -> None:
         """Let torch's own `backward` fill `.grad` of what was handed out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import os
 import re
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,13 @@ from nbsight.core.explain import like
 from nbsight.core.run import place_of
 from nbsight.core.saving import find_saved
 from nbsight.core.sites import Line, describe, locate, show_text
+from nbsight.core.tracebacks import entries_of, is_own, is_torch, joined
 from nbsight.errors import EditError, GraphError, NbsightError
 
 if TYPE_CHECKING:
     from nbsight.core.tracer import Tracer
 
 __all__ = ["leave_block"]
-
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 _SIZES = re.compile(r"must match|size mismatch|shape mismatch|expanded size|not broadcastable")
 
@@ -76,50 +73,28 @@ def _explained(tracer: Tracer, error: BaseException, line: tuple[str, int] | Non
 
 def _to_users_line(trace: TracebackType | None) -> TracebackType | None:
     """A traceback up to the innermost line of the user's: what torch called below it is left out."""
-    entries = []
-    while trace is not None:
-        entries.append(trace)
-        trace = trace.tb_next
-    while entries and entries[-1].tb_frame.f_code.co_filename.startswith(_TORCH):
+    entries = entries_of(trace)
+    while entries and is_torch(entries[-1]):
         entries.pop()
-    result = None
-    for entry in reversed(entries):
-        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return result
+    return joined(entries)
 
 
 def _ends_in_own(trace: TracebackType | None) -> bool:
     """Whether an error was raised by this package (then its own frames may be what is looked for)."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is None or trace.tb_frame.f_code.co_filename.startswith(_OWN)
+    return trace is None or is_own(entries_of(trace)[-1])
 
 
 def _users_line(trace: TracebackType | None) -> tuple[str, int] | None:
-    """The innermost line on a traceback that is neither ours nor an installed library's."""
-    line = None
-    while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        if not filename.startswith((_OWN, _TORCH)):
-            line = (filename, trace.tb_lineno)
-        trace = trace.tb_next
-    return line
+    """The innermost line on a traceback that is neither ours nor torch's."""
+    for entry in reversed(entries_of(trace)):
+        if not is_own(entry) and not is_torch(entry):
+            return entry.tb_frame.f_code.co_filename, entry.tb_lineno
+    return None
 
 
 def _without_own(trace: TracebackType | None) -> TracebackType | None:
     """The traceback without this package's frames (all of it, if there is nothing else)."""
-    frames = []
-    current = trace
-    while current is not None:
-        if not current.tb_frame.f_code.co_filename.startswith(_OWN):
-            frames.append(current)
-        current = current.tb_next
-    if not frames:
-        return trace
-    result = None
-    for entry in reversed(frames):
-        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return result
+    return joined(entry for entry in entries_of(trace) if not is_own(entry)) or trace
 
 
 def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> str | None:
@@ -156,11 +131,8 @@ def _tokens(find: Any) -> str:
 def _tensors_on(line: tuple[str, int], error: BaseException) -> list[tuple[str, torch.Tensor]]:
     """The user's variables on a line that hold tensors."""
     words = dict.fromkeys(re.findall(r"\b[A-Za-z_]\w*\b", linecache.getline(*line)))
-    trace, frame = error.__traceback__, None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == line[0]:
-            frame = trace.tb_frame
-        trace = trace.tb_next
+    frames = [entry.tb_frame for entry in entries_of(error.__traceback__)]
+    frame = next((one for one in reversed(frames) if one.f_code.co_filename == line[0]), None)
     if frame is None:
         return []
     found = []
@@ -211,8 +183,7 @@ def _point_at(error: BaseException, line: Line | None, frame: FrameType | None) 
 
 
 def _is_on(trace: TracebackType | None, filename: str, number: int) -> bool:
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == filename and trace.tb_lineno == number:
-            return True
-        trace = trace.tb_next
-    return False
+    return any(
+        entry.tb_frame.f_code.co_filename == filename and entry.tb_lineno == number
+        for entry in entries_of(trace)
+    )

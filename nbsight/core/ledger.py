@@ -15,18 +15,18 @@ import torch
 
 from nbsight.core import badges
 from nbsight.core.badges import Question
+from nbsight.core.batching import tensors_in
 from nbsight.core.donors import donor_of, donors_near, writes
 from nbsight.core.measuring import (
     Change,
     Pair,
-    aside,
     compare,
     is_plain,
     is_same_but_tensors,
     memory_of,
     pairs_of,
 )
-from nbsight.core.quiet import tensors_in
+from nbsight.core.quiet import quietly
 from nbsight.core.receipts import Receipt, Receipts
 from nbsight.core.saving import plain_of
 from nbsight.core.sites import UNSEEN, Line, Site, describe, describe_as, locate, show_line, show_text
@@ -123,7 +123,7 @@ class Ledger:
         tracer = self._tracer
         if tracer is None or tracer.run is None or tracer.run.behind is not None:
             return  # a forward that only repeats another, and its kept edits
-        with aside():
+        with quietly():
             pairs = pairs_of(before, after)
             old, new = pairs[0] if pairs is not None and len(pairs) == 1 else (before, after)
             entry = self._add(site, "assigned", old, new, self._change(before, pairs))
@@ -163,7 +163,7 @@ class Ledger:
             return
         line, view = _line_of(participant, site), _seen(participant, site)
         memory = set(map(memory_of, tensors)) or None
-        with aside():
+        with quietly():
             mine = [one for one in tensors_in(view) if memory is not None and memory_of(one) in memory]
             what = mine[0] if len(mine) == 1 else mine or view
             pairs = None if before is None else pairs_of(before, view, memory)

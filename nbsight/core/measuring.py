@@ -6,20 +6,15 @@ one element until the trace ends or somebody asks, and nothing larger is kept.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
-from nbsight.core.batching import map_tensors
-from nbsight.core.quiet import tensors_in
-from nbsight.core.torch_state import dispatch_depth, function_depth, is_grad_enabled, set_grad
+from nbsight.core.batching import map_tensors, tensors_in
 
 __all__ = [
     "Change",
     "Pair",
-    "aside",
     "compare",
     "copy_of",
     "is_plain",
@@ -67,25 +62,6 @@ def _norm_of(norms: list[Any]) -> float:
     return float(sum(norm.item() ** 2 for norm in norms) ** 0.5)
 
 
-class aside:
-    """`with aside():` computes something of our own: no graph, and no mode of the user's sees it."""
-
-    __slots__ = ("_grad", "_modes")
-
-    def __enter__(self) -> None:
-        self._grad = is_grad_enabled()
-        set_grad(False)
-        self._modes = ExitStack() if function_depth() or dispatch_depth() else None
-        if self._modes is not None:
-            self._modes.enter_context(torch._C.DisableTorchFunction())
-            self._modes.enter_context(_disable_current_modes())
-
-    def __exit__(self, *_: Any) -> None:
-        if self._modes is not None:
-            self._modes.close()
-        set_grad(self._grad)
-
-
 def is_plain(tensor: Any) -> bool:
     """Whether a tensor has numbers that can be compared: no fake, sparse or quantised one."""
     return (
@@ -118,7 +94,7 @@ def pairs_of(before: Any, after: Any, memory: set[int] | None = None) -> list[Pa
 
 
 def compare(pairs: list[Pair]) -> Change | None:
-    """Measure what changed between tensors; to be called `aside`.
+    """Measure what changed between tensors; to be called `quietly`.
 
     Args:
         pairs: What was there and what is there now; that may be smaller if it spreads over the first.
@@ -155,7 +131,7 @@ def _measure(old: torch.Tensor, new: torch.Tensor, change: Change) -> None:
 
 
 def copy_of(value: Any) -> Any:
-    """The value with a copy of every tensor in it; to be called `aside`."""
+    """The value with a copy of every tensor in it; to be called `quietly`."""
     return map_tensors(value, lambda tensor: tensor.detach().clone())
 
 

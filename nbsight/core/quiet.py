@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from nbsight.core.batching import map_tensors
-from nbsight.core.torch_state import dispatch_depth
+from nbsight.core.torch_state import dispatch_depth, function_depth, is_grad_enabled, set_grad
 
-__all__ = ["are_same", "quietly", "tensors_in"]
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without a graph, and unseen by modes of the user's, which are for the user's operations."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch._C.DisableTorchFunction())
-        if dispatch_depth():
-            stack.enter_context(_disable_current_modes())
-        yield
+__all__ = ["are_same", "quietly"]
 
 
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """The tensors of a value, in order."""
-    found: list[torch.Tensor] = []
+class quietly:
+    """`with quietly():` computes something of our own: no graph, and no mode of the user's sees it."""
 
-    def add(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
+    __slots__ = ("_grad", "_modes")
 
-    map_tensors(value, add)
-    return found
+    def __enter__(self) -> None:
+        self._grad = is_grad_enabled()
+        set_grad(False)
+        self._modes = ExitStack() if function_depth() or dispatch_depth() else None
+        if self._modes is not None:
+            self._modes.enter_context(torch._C.DisableTorchFunction())
+            self._modes.enter_context(_disable_current_modes())
+
+    def __exit__(self, *_: Any) -> None:
+        if self._modes is not None:
+            self._modes.close()
+        set_grad(self._grad)
 
 
 def are_same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nbsight.core.measuring import aside, copy_of, memory_of
-from nbsight.core.quiet import tensors_in
+from nbsight.core.batching import tensors_in
+from nbsight.core.measuring import copy_of, memory_of
+from nbsight.core.quiet import quietly
 from nbsight.core.run import Run
 from nbsight.core.sites import Line, Site
 
@@ -61,7 +62,7 @@ class _Recorded(Run):
         self._here = site
         if site is not None:
             self._last = site
-            with aside():
+            with quietly():
                 self._copy = copy_of(site.value)
             self._count_again()
 
@@ -70,7 +71,7 @@ class _Recorded(Run):
         if site is not self._last:
             return None
         copy = self._copy
-        with aside():
+        with quietly():
             self._copy = copy_of(site.value)
         return copy if participant.rows is None else participant.rows.narrow(copy)
 
@@ -78,7 +79,7 @@ class _Recorded(Run):
         """Remember an edit; a value that replaced another is what changes in place start from."""
         super().note_edit(site, before, after)
         if site is self._last and not site.is_touched:
-            with aside():
+            with quietly():
                 self._copy = copy_of(site.value)
 
     def check_left(self) -> None:

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from nbsight.core import explain
+from nbsight.core.batching import tensors_in
 from nbsight.core.edits import replay
 from nbsight.core.extra import Extra, Late
 from nbsight.core.finite import watch_finite
-from nbsight.core.quiet import are_same, quietly, tensors_in
+from nbsight.core.quiet import are_same, quietly
 from nbsight.core.randomness import restore, states
 from nbsight.core.repeatable import is_stateful, why_not
 from nbsight.core.run import Key, Participant, Reached, Run, place_of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nbsight.core.batching import map_tensors
+from nbsight.core.batching import map_tensors, tensors_in
 from nbsight.core.recurrent import narrow_at, splice_at
 
 if TYPE_CHECKING:
@@ -338,15 +338,8 @@ def versions_of(value: Any) -> list[tuple[Any, Any]]:
     """The tensors and containers of a value, with what tells that they were changed in place."""
     if type(value) is torch.Tensor:
         return [] if value.is_inference() else [(value, value._version)]
-    found: list[tuple[Any, Any]] = []
-
-    def add(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_inference():
-            found.append((tensor, tensor._version))
-        return tensor
-
-    map_tensors(value, add)
-    return found + _contents(value)
+    tensors = [(tensor, tensor._version) for tensor in tensors_in(value) if not tensor.is_inference()]
+    return tensors + _contents(value)
 
 
 class _Contents:

@@ -18,6 +18,7 @@ from greenlet import getcurrent
 from nbsight.core import context, explain, worker_reads
 from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
+from nbsight.core.batching import tensors_in
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
 from nbsight.core.displays import tracer_text
@@ -33,7 +34,6 @@ from nbsight.core.leaving import leave_block
 from nbsight.core.ledger import Ledger, ledger_of
 from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
-from nbsight.core.quiet import tensors_in
 from nbsight.core.receipts import Receipts
 from nbsight.core.recording import check_left, record
 from nbsight.core.repeatable import remember

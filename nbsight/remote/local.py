@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from types import TracebackType
 from typing import Any
 
 from nbsight.core.backend import Job
+from nbsight.core.tracebacks import entries_of, is_own
 from nbsight.errors import RemoteError
 from nbsight.wire.execute import answer
 from nbsight.wire.jobs import encode_job
@@ -18,8 +18,6 @@ __all__ = ["LocalBackend"]
 
 #: What nnsight's remote traces take besides the trace's own arguments.
 _OPTIONS = ("blocking", "verbose", "job_id")
-
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class LocalBackend:
@@ -61,7 +59,4 @@ def _without_options(job: Job) -> Job:
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:
     """A traceback from the first frame on that is not this package's."""
-    start = trace
-    while start is not None and start.tb_frame.f_code.co_filename.startswith(_OWN):
-        start = start.tb_next
-    return trace if start is None else start
+    return next((entry for entry in entries_of(trace) if not is_own(entry)), trace)
