@@ -26,8 +26,8 @@ from nbsight.core.scope import Names
 from nbsight.core.sites import Line, locate
 
 if TYPE_CHECKING:
+    from nbsight.core.asked import Asked
     from nbsight.core.run import Participant
-    from nbsight.core.tracer import Tracer
 
 __all__ = ["Donor", "donor_of", "donors_near", "writes"]
 
@@ -60,7 +60,7 @@ class Donor:
         return (len(tokens), tokens) if tokens else None
 
 
-def donor_of(tracer: Tracer, participant: Participant, line: Line | None, value: Any) -> Donor | None:
+def donor_of(tracer: Asked, participant: Participant, line: Line | None, value: Any) -> Donor | None:
     """What is known of a tensor that was assigned; None if it is not sure to be another run's."""
     if not isinstance(value, torch.Tensor):
         return None
@@ -74,7 +74,7 @@ def donor_of(tracer: Tracer, participant: Participant, line: Line | None, value:
     return None if record is None else _saved_donor(tracer, value, record)
 
 
-def donors_near(tracer: Tracer, participant: Participant, line: Line | None, envoy: Any) -> Iterator[Donor]:
+def donors_near(tracer: Asked, participant: Participant, line: Line | None, envoy: Any) -> Iterator[Donor]:
     """The tensors that a change in place at this line may have copied."""
     seen: set[int] = set()
     for name, value, origin in _named(tracer, participant, line):
@@ -93,7 +93,7 @@ def donors_near(tracer: Tracer, participant: Participant, line: Line | None, env
             return
 
 
-def _donor(tracer: Tracer, tensor: torch.Tensor, name: str, origin: str) -> Donor:
+def _donor(tracer: Asked, tensor: torch.Tensor, name: str, origin: str) -> Donor:
     plain = plain_of(tensor)
     record = find_saved(tensor) or find_saved(plain)
     sure = origin == _INVOKE
@@ -102,12 +102,12 @@ def _donor(tracer: Tracer, tensor: torch.Tensor, name: str, origin: str) -> Dono
     return Donor(plain, f"`{name}`", sure or _is_others(tracer, plain, record), record)
 
 
-def _saved_donor(tracer: Tracer, tensor: torch.Tensor, record: Saved) -> Donor:
+def _saved_donor(tracer: Asked, tensor: torch.Tensor, record: Saved) -> Donor:
     name = f"the value saved on line {locate(record.line)[1]}"
     return Donor(plain_of(tensor), name, _is_others(tracer, plain_of(tensor), record), record)
 
 
-def _is_others(tracer: Tracer, tensor: torch.Tensor, record: Saved | None) -> bool:
+def _is_others(tracer: Asked, tensor: torch.Tensor, record: Saved | None) -> bool:
     """Whether a tensor was saved in another run and left as it was."""
     if record is None or (record.version is not None and record.version != tensor._version):
         return False
@@ -142,7 +142,7 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 _BEFORE, _INVOKE, _UNKNOWN = "before", "invoke", "unknown"
 
 
-def _named(tracer: Tracer, participant: Participant, line: Line | None) -> Iterator[tuple[str, Any, str]]:
+def _named(tracer: Asked, participant: Participant, line: Line | None) -> Iterator[tuple[str, Any, str]]:
     """The names on a line, what they hold, and where that comes from."""
     if line is None:
         return
@@ -171,7 +171,7 @@ def _values(frame: FrameType, words: list[str]) -> list[tuple[str, Any]]:
     return found
 
 
-def _in_invoke(tracer: Tracer, participant: Any, names: Names, word: str) -> Iterator[tuple[str, Any, str]]:
+def _in_invoke(tracer: Asked, participant: Any, names: Names, word: str) -> Iterator[tuple[str, Any, str]]:
     """What a name means in a captured body; asks nobody who would have to be waited for."""
     if word in names:
         yield word, names[word], _UNKNOWN
@@ -225,7 +225,7 @@ _writes: ByIdentity[dict[int, bool]] = ByIdentity()
 _stores: ByIdentity[dict[str, int]] = ByIdentity()
 
 
-def _is_bound_after(code: CodeType, name: str, tracer: Tracer) -> bool:
+def _is_bound_after(code: CodeType, name: str, tracer: Asked) -> bool:
     """Whether the code from the trace's `with` statement on binds a name."""
     stores = _stores.get(code)
     if stores is None:

@@ -22,9 +22,9 @@ from nbsight.errors import (
 )
 
 if TYPE_CHECKING:
+    from nbsight.core.asked import Asked
     from nbsight.core.envoy import Envoy
     from nbsight.core.run import Participant, Run
-    from nbsight.core.tracer import Tracer
 
 __all__ = [
     "check_inputs",
@@ -181,7 +181,7 @@ def _operation_missed(
 
 
 def passed_in_step(
-    tracer: Tracer, run: Run, participant: Participant, envoy: Envoy, what: str, line: Line
+    tracer: Asked, run: Run, participant: Participant, envoy: Envoy, what: str, line: Line
 ) -> NbsightError:
     """The error for a place that the present step of a generation had already passed."""
     asked = f"{envoy._path or 'model'}.{what}"

@@ -16,13 +16,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nbsight.core import context
+from nbsight.core.asked import first_of
 from nbsight.core.batching import map_tensors
 from nbsight.core.held import Home, home
 from nbsight.core.paused_text import NEW, begun, not_there, over, passed, ran_out
 from nbsight.core.run import Key
 from nbsight.core.sites import UNSEEN, Line, Site
 from nbsight.core.source import Operation
-from nbsight.core.tracer import Tracer, _first
+from nbsight.core.tracer import Tracer
 from nbsight.core.trail import Trail
 from nbsight.errors import InputError, NbsightError, NeverCalledError, OutOfOrderError
 
@@ -244,7 +245,7 @@ class HeldTracer(Tracer):
         shown = site.shown_to(self.driver, UNSEEN)
         if shown is UNSEEN:
             view = site.view(self.driver)
-            shown = envoy._show(site.kind, view if site.kind == "output" else _first(view))
+            shown = envoy._show(site.kind, view if site.kind == "output" else first_of(view))
             site.show(self.driver, shown)
             if self.grad:
                 map_tensors(shown, _retain)

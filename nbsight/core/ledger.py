@@ -33,8 +33,8 @@ from nbsight.core.sites import UNSEEN, Line, Site, describe, describe_as, locate
 from nbsight.errors import EditError
 
 if TYPE_CHECKING:
+    from nbsight.core.asked import Asked
     from nbsight.core.run import Participant, Run
-    from nbsight.core.tracer import Tracer
 
 __all__ = ["Ledger", "ledger_of", "shared_error"]
 
@@ -100,8 +100,8 @@ def _noted(
 class Ledger:
     """The edits of one trace."""
 
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer: Tracer | None = tracer
+    def __init__(self, tracer: Asked) -> None:
+        self._tracer: Asked | None = tracer
         #: A change of which only the place is known is noted, and made an entry when somebody asks.
         self._entries: list[_Entry | tuple[Any, ...]] = []
         self._read = 0
@@ -274,7 +274,7 @@ class Ledger:
         self._tracer = None
 
 
-def ledger_of(tracer: Tracer) -> Ledger | None:
+def ledger_of(tracer: Asked) -> Ledger | None:
     """The trace's ledger; None if it is to keep none."""
     if tracer.receipts is False or tracer.done:
         return None
@@ -317,7 +317,7 @@ def _sketch(value: Any) -> Any:
     return "" if value is None else describe(value)
 
 
-def _envoy_at(tracer: Tracer, participant: Participant, site: Site) -> Any:
+def _envoy_at(tracer: Asked, participant: Participant, site: Site) -> Any:
     if participant.last is not None and participant.last[0]._module is site.module:
         return participant.last[0]
     root = tracer.root

@@ -13,12 +13,10 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from greenlet import getcurrent
-
-from nbsight.core import context, explain, worker_reads
+from nbsight.core import context, explain
+from nbsight.core.asked import Asked
 from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
-from nbsight.core.batching import tensors_in
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
 from nbsight.core.displays import tracer_text
@@ -26,26 +24,24 @@ from nbsight.core.edits import replay
 from nbsight.core.extra import Extra, say
 from nbsight.core.finite import watch_finite
 from nbsight.core.gates import open_gates
-from nbsight.core.generation import Generation, generation_of
+from nbsight.core.generation import generation_of
 from nbsight.core.gradients import Handed
-from nbsight.core.greenlets import Carrier
 from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.leaving import leave_block
-from nbsight.core.ledger import Ledger, ledger_of
 from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.receipts import Receipts
 from nbsight.core.recording import check_left, record
 from nbsight.core.repeatable import remember
-from nbsight.core.rerun import Rerun, go_back
+from nbsight.core.rerun import go_back
 from nbsight.core.run import Participant, Run
 from nbsight.core.saving import Saved, note_rows, warn_of_changes
 from nbsight.core.scan import fake_call
-from nbsight.core.sites import UNSEEN, Line, Site, describe, show_line, versions_of
+from nbsight.core.sites import Line, Site
 from nbsight.core.steps import Step, StepList
 from nbsight.core.torch_state import is_grad_enabled, set_grad
 from nbsight.core.workers import Crew
-from nbsight.errors import EditError, InputError, NbsightError, OutsideTraceError
+from nbsight.errors import InputError, NbsightError, OutsideTraceError
 
 if TYPE_CHECKING:
     from nbsight.core.model import Model
@@ -67,7 +63,7 @@ class _EndBlock(BaseException):
         self.tracer = tracer
 
 
-class Tracer:
+class Tracer(Asked):
     """One trace. Made by `model.trace(...)`; lives in a `with` statement.
 
     Attributes:
@@ -81,13 +77,9 @@ class Tracer:
     finish_asked = False
     remote: Any = None
     scan = False
-    run: Run | None = None
     #: The worker whose block failed, while that is being explained.
     failed: Any = None
     failed_at: Any = None
-    #: The frame that holds the block, while the block runs.
-    frame: FrameType | None = None
-    done = False
     #: Whether the block is the body of a `@contextmanager`, so that others' code runs in it.
     lent = False
     #: Whether code that the block did not call may read from it.
@@ -96,10 +88,6 @@ class Tracer:
     spoken: int | None = None
     #: Whether the model was told to leave out what that code does not speak of.
     is_light = False
-    #: What the block has read and written, while the trace records gradients.
-    handed: Handed | None = None
-    #: What is known of the tokens, where the traced method is not `forward`.
-    generation: Generation | None = None
     #: Whether a read of what the model has passed is an error; None leaves it to the model.
     strict_order: bool | None = None
     #: What was read out of order, in one more forward.
@@ -109,20 +97,11 @@ class Tracer:
     checked: Any = None
     #: Whether a cache holds what the run has come by.
     has_caches = False
-    #: Whether edits in place are measured, too; False: edits leave no receipts at all.
-    receipts: bool | None = None
-    #: What was edited; made by the first edit.
-    ledger: Ledger | None = None
-    #: How much had been saved when this run began, where invokes run one after the other.
-    saved_before = 0
     _crew: Crew | None = None
     _captured: Captured | None = None
-    _fills_cache = False
     _has_result = False
     #: Whether gradients were enabled around the block.
     _had_grad = True
-    #: The `with` statement, as a code object and an offset in it.
-    _habit: Line | None = None
 
     def __init__(self, model: Model, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.root = model
@@ -149,7 +128,7 @@ class Tracer:
         if method != "forward":
             self.generation = generation_of(model, method, kwargs, bool(self.remote) and not in_job())
         self.invokes: list[Invoker] = []
-        self.saved: list[tuple[Any, Saved | None]] = []
+        self.saved = []
 
     # -- the with statement --------------------------------------------------------------------
 
@@ -406,6 +385,11 @@ class Tracer:
         finally:
             self._leave()
 
+    def _go_back(
+        self, run: Run, participant: Any, envoy: Any, what: str, line: Line, stood: Site | None
+    ) -> Run:
+        return go_back(self, run, participant, envoy, what, line, stood)
+
     # -- what a block can ask for --------------------------------------------------------------
 
     def __repr__(self) -> str:
@@ -523,190 +507,6 @@ class Tracer:
         """Accepted for nnsight code and needed by nobody: names are awaited by themselves."""
         return lambda: None
 
-    # -- what envoys ask for -------------------------------------------------------------------
-
-    def participant(self) -> Any:
-        """Who is asking: a captured body of this run, or the block itself."""
-        current = getcurrent()
-        if type(current) is Carrier and current.worker is not None and current.worker.run is self.run:
-            return current.worker
-        return self.driver
-
-    def _running(self, what: str) -> Run:
-        if self.run is None:
-            raise InputError(
-                f"`{what}` was asked for, but this trace has no input of its own. Either write "
-                "`with model.trace(prompt):`, or ask inside `with tracer.invoke(prompt):`."
-            )
-        return self.run
-
-    def _reach(self, envoy: Any, what: str, frame: FrameType) -> tuple[Site, Any]:
-        run = self.run
-        if run is None:
-            run = self._running(f"{envoy._path or 'model'}.{what}")
-        participant = self.driver if run.serve is None else self.participant()
-        kind = "output" if what == "output" else "input"
-        line = (frame.f_code, frame.f_lasti)
-        site = run.site
-        if (
-            site is None
-            or site.module is not envoy._module
-            or site.kind != kind
-            or (participant.occurrence is not None and site.visit < participant.occurrence)
-        ):
-            site = self._travel(run, participant, envoy, what, kind, line)
-        site.line = line
-        return site, participant
-
-    def _travel(self, run: Run, participant: Any, envoy: Any, what: str, kind: str, line: Line) -> Site:
-        """Let the model go on to a place; return when it stands there."""
-        stood = run.site
-        gates = envoy._gates()
-        module = envoy._module
-        if module not in run.gated:
-            run.open(gates)
-            if envoy._is_module:
-                run.opened.append(envoy)
-        key = (module, kind)
-        if participant.occurrence is not None:
-            participant.wait_for_occurrence(run, key)
-        elif participant is self.driver:
-            run.go(module, kind)
-        else:
-            participant.wait(run, key)
-        if run.ended:
-            run = go_back(self, run, participant, envoy, what, line, stood)
-        if participant.step is not None and run.passes > participant.step + 1:
-            raise explain.passed_in_step(self, run, participant, envoy, what, line)
-        participant.last = (envoy, what, line)
-        assert run.site is not None
-        return run.site
-
-    def read_output(self, envoy: Any, frame: FrameType) -> Any:
-        """`read(envoy, "output", frame)` in few steps, where the block alone drives the run.
-
-        A call of a Python function costs more between two matrix products than in a loop, since
-        nothing is in the caches; so the way of every plain read is written out here and in
-        `Run.go_straight`, and leaves everything unusual to `read`.
-        """
-        run, driver = self.run, self.driver
-        if run is None:
-            return self.read(envoy, "output", frame)
-        if run.serve is not None or driver.occurrence is not None:
-            return worker_reads.read_output(self, run, envoy, frame)
-        site, module = run.site, envoy._module
-        line = (frame.f_code, frame.f_lasti)
-        if site is None or site.module is not module or site.kind != "output":
-            stood = site
-            if module not in run.gated:
-                run.open(envoy._gates())
-                run.opened.append(envoy)
-                module = envoy._module
-            if not run.go_straight(module, "output"):
-                run.go(module, "output")
-            site = run.site
-            if site is None:
-                run = go_back(self, run, driver, envoy, "output", line, stood)
-                site = run.site
-                assert site is not None
-            if driver.step is not None and run.passes > driver.step + 1:
-                raise explain.passed_in_step(self, run, driver, envoy, "output", line)
-            driver.last = (envoy, "output", line)
-        site.line = line
-        shown = site.whole_shown
-        if shown is not UNSEEN:
-            return shown
-        view = site.value
-        if site.version is None or view._is_view():
-            view = site.view(driver)
-        else:
-            site.whole = view
-        if self.handed is not None:
-            self.handed.note(view, (envoy, "output", line))
-        if not envoy._is_literal:
-            view = envoy._show("output", view)
-        site.whole_shown = view
-        return view
-
-    def read(self, envoy: Any, what: str, frame: FrameType) -> Any:
-        """The value at a module, for the participant that asks."""
-        site, participant = self._reach(envoy, what, frame)
-        if what == "inputs":
-            view = site.view(participant)
-            site.count_contents()
-            if self.handed is not None:
-                self.handed.note(view, (envoy, what, site.line))
-            return view
-        shown = site.shown_to(participant, UNSEEN)
-        if shown is not UNSEEN:
-            return shown
-        view = site.view(participant)
-        if what == "input":
-            view = _first(view)
-        if self.handed is not None:
-            self.handed.note(view, (envoy, what, site.line))
-        return site.show(participant, envoy._show(what, view))
-
-    def write(self, envoy: Any, what: str, value: Any, frame: FrameType) -> None:
-        """Replace the value at a module in the rows of the participant that asks."""
-        site, participant = self._reach(envoy, what, frame)
-        self._refuse_late(participant, envoy, what, site)
-        current = site.view(participant)
-        if what == "output":
-            accepted = envoy._accept("output", current, value)
-            shown = envoy._show("output", accepted)
-            before, after = describe(current), describe(accepted)
-        elif what == "input":
-            if not current[0] and not current[1]:
-                raise EditError(
-                    f"`{envoy._path}` was called without arguments, so it has no input to set; "
-                    f"write `{envoy._path}.inputs = ((x,), {{}})` to give it one."
-                )
-            first = envoy._accept("input", _first(current), value)
-            accepted = _with_first(current, first)
-            shown = envoy._show("input", first)
-            before, after = describe(_first(current)), describe(first)
-        else:
-            accepted = explain.check_inputs(envoy, value)
-            shown = _first(accepted)
-            before, after = describe(current), describe(accepted)
-        if (ledger := ledger_of(self)) is not None:
-            was, now = (_first(current), first) if what == "input" else (current, accepted)
-            # `module.output *= 2` changes the value in place and then assigns it: that is one edit.
-            is_back = site.is_touched and list(map(id, tensors_in(was))) == list(map(id, tensors_in(now)))
-            if site.is_touched:
-                self.note_left(site, participant)
-            if not is_back:
-                ledger.assigned(participant, site, envoy, was, now, value)
-        site.assign(participant, accepted, shown)
-        if self.handed is not None:
-            self.handed.note(accepted, (envoy, what, site.line))
-        self._running(what).note_edit(site, before, after)
-
-    def _refuse_late(self, participant: Any, envoy: Any, what: str, site: Site) -> None:
-        run = self._running(what)
-        if isinstance(run, Rerun) and run.behind is not None and not participant.is_kept:
-            place = f"{envoy._path}.{what}".lstrip(".")
-            raise run.refusal(site.line, place, "skipped" if what == "skip" else "written")
-
-    def skip(self, envoy: Any, value: Any, frame: FrameType) -> None:
-        """Replace the call of a module by a value."""
-        site, participant = self._reach(envoy, "skip", frame)
-        self._refuse_late(participant, envoy, "skip", site)
-        if participant.rows is not None and not participant.rows.is_whole:
-            raise InputError(
-                f"`{envoy._path}.skip(...)` stops the module for the whole batch, and this invoke "
-                "owns only some of its rows. Skip in an empty `with tracer.invoke():` block, or "
-                "assign `.output` instead."
-            )
-        site.skip = value
-        run = self._running("skip")
-        run.skipped[envoy._module] = site.line
-        run.skips = [*run.skips, (site, versions_of(value))]
-        run.refuse_in_checkpoint(site, f"\n  {show_line(site.line)}")
-        if (ledger := ledger_of(self)) is not None:
-            ledger.skipped(site, value)
-
     @property
     def edits(self) -> Receipts:
         """The receipts of the edits so far: what each changed, and by how much."""
@@ -719,22 +519,6 @@ class Tracer:
         """Warn of what the edits so far may not have meant; `names` are the globals of their code."""
         if self.ledger is not None:
             self.ledger.say(names)
-
-    def note_change(self, participant: Participant, site: Site, changed: list[Any]) -> None:
-        """Tensors of a value were changed in place."""
-        if changed and (ledger := ledger_of(self)) is not None and self.run is not None:
-            ledger.changed(participant, self.run, site, changed)
-
-    def note_left(self, site: Site, participant: Participant | None = None) -> None:
-        """A value was changed by who acted last, or filled with other items by who holds it."""
-        ledger = ledger_of(self)
-        if ledger is not None and self.run is not None:
-            ledger.left(participant or self.driver, self.run, site)
-
-    def note_late(self, path: str, line: Line | None) -> None:
-        """A value was changed in place when the model had gone on from it."""
-        if (ledger := ledger_of(self)) is not None:
-            ledger.too_late(path, line)
 
     def note_saved(self, value: Any, record: Saved | None) -> None:
         """Remember that `value` was saved in this trace."""
@@ -750,18 +534,3 @@ class Tracer:
             record.tokens = participant.tokens
             if participant.rows is not None and not participant.rows.is_whole:
                 note_rows(participant, value, record)
-
-
-def _first(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-    args, kwargs = inputs
-    if args:
-        return args[0]
-    return next(iter(kwargs.values()), None)
-
-
-def _with_first(inputs: tuple[tuple[Any, ...], dict[str, Any]], value: Any) -> Any:
-    args, kwargs = inputs
-    if args:
-        return ((value, *args[1:]), kwargs)
-    name = next(iter(kwargs))
-    return (args, {**kwargs, name: value})

@@ -14,16 +14,15 @@ from greenlet import getcurrent
 
 from nbsight.core import explain
 from nbsight.core.greenlets import Carrier
-from nbsight.core.rerun import go_back
 
 if TYPE_CHECKING:
+    from nbsight.core.asked import Asked
     from nbsight.core.run import Run
-    from nbsight.core.tracer import Tracer
 
 __all__ = ["read_output"]
 
 
-def read_output(tracer: Tracer, run: Run, envoy: Any, frame: FrameType) -> Any:
+def read_output(tracer: Asked, run: Run, envoy: Any, frame: FrameType) -> Any:
     """The output of a module for the body that asks; leaves everything unusual to `Tracer.read`."""
     current = getcurrent()
     worker = current.worker if type(current) is Carrier else None
@@ -49,7 +48,7 @@ def read_output(tracer: Tracer, run: Run, envoy: Any, frame: FrameType) -> Any:
         worker._hub.switch()
         site = run.site
         if site is None:
-            run = go_back(tracer, run, worker, envoy, "output", line, stood)
+            run = tracer._go_back(run, worker, envoy, "output", line, stood)
             site = run.site
             assert site is not None
         if worker.step is not None and run.passes > worker.step + 1:
