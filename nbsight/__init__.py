@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from nbsight.compat import CONFIG, NNsightDeprecationWarning, Object
     from nbsight.core.backward import backward
     from nbsight.core.envoy import Envoy
-    from nbsight.core.model import wrap
+    from nbsight.core.receipts import Receipt, Receipts
     from nbsight.core.saving import save
     from nbsight.core.stacking import stack_steps
     from nbsight.errors import (
+        EditWarning,
         NbsightError,
         NbsightWarning,
         NotFiniteError,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from nbsight.models.standard import verify
     from nbsight.models.transformers_model import TransformersModel
     from nbsight.models.vision_language_model import VisionLanguageModel
-    from nbsight.models.wrapped import NNsight
+    from nbsight.models.wrapped import NNsight, wrap
     from nbsight.notebook.extension import load_ipython_extension, unload_ipython_extension
     from nbsight.results.ablation import Ablation
     from nbsight.results.alignment import Alignment, align
@@ -59,6 +60,7 @@ __all__ = [
     "Ablation",
     "Alignment",
     "DiffusionModel",
+    "EditWarning",
     "Envoy",
     "LanguageModel",
     "Lens",
@@ -74,6 +76,8 @@ __all__ = [
     "OutOfOrderError",
     "Patching",
     "PatchingSweep",
+    "Receipt",
+    "Receipts",
     "SourceNotAvailable",
     "TokenBatch",
     "Tokens",
@@ -107,6 +111,7 @@ _HOMES = {
     "Ablation": "nbsight.results.ablation:Ablation",
     "Alignment": "nbsight.results.alignment:Alignment",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
+    "EditWarning": "nbsight.errors:EditWarning",
     "Envoy": "nbsight.core.envoy:Envoy",
     "LanguageModel": "nbsight.models.language_model:LanguageModel",
     "Lens": "nbsight.results.lens:Lens",
@@ -122,6 +127,8 @@ _HOMES = {
     "OutOfOrderError": "nbsight.errors:OutOfOrderError",
     "Patching": "nbsight.results.patching:Patching",
     "PatchingSweep": "nbsight.analysis.patching:PatchingSweep",
+    "Receipt": "nbsight.core.receipts:Receipt",
+    "Receipts": "nbsight.core.receipts:Receipts",
     "SourceNotAvailable": "nbsight.errors:SourceNotAvailable",
     "TokenBatch": "nbsight.results.tokens:TokenBatch",
     "Tokens": "nbsight.results.tokens:Tokens",
@@ -145,7 +152,7 @@ _HOMES = {
     "stream_norms": "nbsight.analysis.norms:stream_norms",
     "unload_ipython_extension": "nbsight.notebook.extension:unload_ipython_extension",
     "verify": "nbsight.models.standard:verify",
-    "wrap": "nbsight.core.model:wrap",
+    "wrap": "nbsight.models.wrapped:wrap",
 }
 
 

@@ -113,9 +113,7 @@ class LanguageModel(NamedParts, NNsight):
     ) -> None:
         dtype = load_kwargs.pop("torch_dtype", None) if dtype is None else dtype
         self._loader: Loader | None = None
-        self._lock = threading.Lock()
-        self._seen = threading.local()
-        self._embedding: tuple[nn.Module, Any] | None = None
+        self._begin_afresh()
         if isinstance(name_or_module, nn.Module):
             module: nn.Module | None = name_or_module
             self._refuse_loading_options(device_map, dtype, revision, attn_implementation, load_kwargs)
@@ -145,6 +143,20 @@ class LanguageModel(NamedParts, NNsight):
         self._fills_cache = self._limits.takes("use_cache") and _uses_cache(used)
         self._learns_positions = has_learned_positions(module, self._limits)
         self._encoder = self._find_tokenizer(tokenizer, tokenizer_kwargs or {})
+
+    def _begin_afresh(self) -> None:
+        """What belongs to this very object and is not copied with it."""
+        self._lock = threading.Lock()
+        self._seen = threading.local()
+        self._embedding: tuple[nn.Module, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: state[name] for name in state if name not in ("_lock", "_seen", "_embedding", "_std")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin_afresh()
 
     def _auto_class(self) -> Any:
         """The class of transformers that makes the model; None lets its configuration say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import threading
 
 import pytest
@@ -408,3 +409,32 @@ class TestNames:
         assert model.tokenizer is None
         model.tokenizer = demo.tokenizer
         assert model.to_tokens(SHORT).shape == (1, 2)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_model_can_be_copied_and_pickled(again, is_loaded, plain):
+    model = LanguageModel("nbsight/demo")
+    if is_loaded:
+        model.std.verify()  # what is known of the names holds a lock
+    other = again(model)
+    with other.trace("The capital of France is"):
+        hidden = other.layers[3].resid_post.save()
+        logits = other.logits.save()
+    ids = other.tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        expected = plain(**ids, output_hidden_states=True)
+    assert torch.equal(hidden, expected.hidden_states[4])
+    assert torch.equal(logits, expected.logits)
+
+
+def test_a_deep_copy_has_weights_of_its_own(demo):
+    other = copy.deepcopy(demo)
+    with torch.no_grad():
+        other._module.lm_head.weight.zero_()
+    with demo.trace("The capital of France is"):
+        logits = demo.logits.save()
+    with other.trace("The capital of France is"):
+        zeros = other.logits.save()
+    assert logits.any()
+    assert not zeros.any()
