@@ -16,8 +16,9 @@ from nbsight.core.batching import tensors_in
 from nbsight.core.gradients import Handed
 from nbsight.core.greenlets import Carrier
 from nbsight.core.ledger import Ledger, ledger_of
+from nbsight.core.participant import Participant
 from nbsight.core.rerun import Rerun
-from nbsight.core.run import Participant, Run
+from nbsight.core.run import Run
 from nbsight.core.sites import UNSEEN, Line, Site, describe, show_line, versions_of
 from nbsight.errors import EditError, InputError
 

@@ -27,7 +27,7 @@ from nbsight.core.sites import Line, locate
 
 if TYPE_CHECKING:
     from nbsight.core.asked import Asked
-    from nbsight.core.run import Participant
+    from nbsight.core.participant import Participant
 
 __all__ = ["Donor", "donor_of", "donors_near", "writes"]
 

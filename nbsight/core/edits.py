@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbsight.core.capture import Block, BodySkipped, skip_body
 from nbsight.core.captured import need_block
+from nbsight.core.crew import Crew
 from nbsight.core.scope import Names, frame_values, write_back
-from nbsight.core.workers import Crew, Worker
+from nbsight.core.workers import Worker
 from nbsight.errors import CaptureError
 
 if TYPE_CHECKING:

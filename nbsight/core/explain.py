@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nbsight.core.run import Reached, place_of
+from nbsight.core.participant import Reached, place_of
 from nbsight.core.scan import NO_NUMBERS
 from nbsight.core.sites import Line, Site, describe, locate, show_line
 from nbsight.core.source import Operation
@@ -24,7 +24,8 @@ from nbsight.errors import (
 if TYPE_CHECKING:
     from nbsight.core.asked import Asked
     from nbsight.core.envoy import Envoy
-    from nbsight.core.run import Participant, Run
+    from nbsight.core.participant import Participant
+    from nbsight.core.run import Run
 
 __all__ = [
     "check_inputs",

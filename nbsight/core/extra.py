@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbsight.core.run import Reached, place_of
+from nbsight.core.participant import Reached, place_of
 from nbsight.core.sites import locate
 from nbsight.errors import OrderNotice
 

@@ -19,8 +19,8 @@ from nbsight.core import context
 from nbsight.core.asked import first_of
 from nbsight.core.batching import map_tensors
 from nbsight.core.held import Home, home
+from nbsight.core.participant import Key
 from nbsight.core.paused_text import NEW, begun, not_there, over, passed, ran_out
-from nbsight.core.run import Key
 from nbsight.core.sites import UNSEEN, Line, Site
 from nbsight.core.source import Operation
 from nbsight.core.tracer import Tracer

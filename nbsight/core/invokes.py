@@ -12,11 +12,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nbsight.core.capture import Block, BodySkipped, block_at, skip_body
+from nbsight.core.crew import Crew
 from nbsight.core.displays import call_text
 from nbsight.core.edits import replay
 from nbsight.core.rerun import begin_again
 from nbsight.core.scope import Names, frame_values, is_left_behind, write_back
-from nbsight.core.workers import Crew, Side, Worker, side_now
+from nbsight.core.workers import Side, Worker, side_now
 from nbsight.errors import CaptureError, InputError
 
 if TYPE_CHECKING:

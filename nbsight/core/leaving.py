@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from nbsight.core.checkpoints import ASK_LATER
 from nbsight.core.explain import like
-from nbsight.core.run import place_of
+from nbsight.core.participant import place_of
 from nbsight.core.saving import find_saved
 from nbsight.core.sites import Line, describe, locate, show_text
 from nbsight.core.tracebacks import entries_of, is_own, is_torch, joined

@@ -34,7 +34,8 @@ from nbsight.errors import EditError
 
 if TYPE_CHECKING:
     from nbsight.core.asked import Asked
-    from nbsight.core.run import Participant, Run
+    from nbsight.core.participant import Participant
+    from nbsight.core.run import Run
 
 __all__ = ["Ledger", "ledger_of", "shared_error"]
 

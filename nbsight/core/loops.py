@@ -19,7 +19,8 @@ from nbsight.core.steps import Step
 from nbsight.errors import CaptureError, InputError, NeverCalledError
 
 if TYPE_CHECKING:
-    from nbsight.core.run import Participant, Run
+    from nbsight.core.participant import Participant
+    from nbsight.core.run import Run
     from nbsight.core.tracer import Tracer
 
 __all__ = ["Loop", "Loops", "go_on"]

@@ -21,7 +21,7 @@ from nbsight.core.run import Run
 from nbsight.core.sites import Line, Site
 
 if TYPE_CHECKING:
-    from nbsight.core.run import Participant
+    from nbsight.core.participant import Participant
 
 __all__ = ["check_left", "record"]
 

@@ -27,10 +27,11 @@ from nbsight.core.batching import tensors_in
 from nbsight.core.edits import replay
 from nbsight.core.extra import Extra, Late
 from nbsight.core.finite import watch_finite
+from nbsight.core.participant import Key, Participant, Reached, place_of
 from nbsight.core.quiet import are_same, quietly
 from nbsight.core.randomness import restore, states
 from nbsight.core.repeatable import is_stateful, why_not
-from nbsight.core.run import Key, Participant, Reached, Run, place_of
+from nbsight.core.run import Run
 from nbsight.core.scan import fake_call
 from nbsight.core.sites import UNSEEN, Line, Site, show_line, versions_of
 from nbsight.core.source import Operation
@@ -38,8 +39,8 @@ from nbsight.core.torch_state import snapshot, switch_to
 from nbsight.errors import NbsightError, OutOfOrderError
 
 if TYPE_CHECKING:
+    from nbsight.core.crew import Crew
     from nbsight.core.tracer import Tracer
-    from nbsight.core.workers import Crew
 
 __all__ = ["Rerun", "begin_again", "go_back"]
 

@@ -27,7 +27,7 @@ from nbsight.core.badges import say
 from nbsight.core.context import _stack, current_tracer, running
 from nbsight.core.held import any_held
 from nbsight.core.measuring import memory_of
-from nbsight.core.run import place_of
+from nbsight.core.participant import place_of
 from nbsight.core.sites import Line, locate
 from nbsight.errors import OutsideTraceError
 

@@ -15,7 +15,7 @@ from nbsight.core.batching import map_tensors, tensors_in
 from nbsight.core.recurrent import narrow_at, splice_at
 
 if TYPE_CHECKING:
-    from nbsight.core.run import Participant
+    from nbsight.core.participant import Participant
 
 __all__ = [
     "UNSEEN",

@@ -19,6 +19,7 @@ from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
+from nbsight.core.crew import Crew
 from nbsight.core.displays import tracer_text
 from nbsight.core.edits import replay
 from nbsight.core.extra import Extra, say
@@ -30,17 +31,17 @@ from nbsight.core.invokes import Invoker, run_invokes
 from nbsight.core.leaving import leave_block
 from nbsight.core.loops import Loop, Loops, go_on
 from nbsight.core.mentions import GRADIENTS, topics
+from nbsight.core.participant import Participant
 from nbsight.core.receipts import Receipts
 from nbsight.core.recording import check_left, record
 from nbsight.core.repeatable import remember
 from nbsight.core.rerun import go_back
-from nbsight.core.run import Participant, Run
+from nbsight.core.run import Run
 from nbsight.core.saving import Saved, note_rows, warn_of_changes
 from nbsight.core.scan import fake_call
 from nbsight.core.sites import Line, Site
 from nbsight.core.steps import Step, StepList
 from nbsight.core.torch_state import is_grad_enabled, set_grad
-from nbsight.core.workers import Crew
 from nbsight.errors import InputError, NbsightError, OutsideTraceError
 
 if TYPE_CHECKING:

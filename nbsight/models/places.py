@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from nbsight.core.context import _stack
-from nbsight.core.run import Participant
+from nbsight.core.participant import Participant
 from nbsight.core.sites import UNSEEN, Site
 from nbsight.core.tracer import Tracer
 from nbsight.errors import EditError, OutsideTraceError, PathError
