@@ -129,12 +129,8 @@ SECTIONS = (
             ),
             Mistake(
                 "Prompts that do not line up",
-                """
-                from nbsight.results.alignment import align
-
-                align(model.tokens(prompt), model.tokens("The capital city of France is"))
-                """,
-                'align(model.tokens(prompt), model.tokens("The capital city of France is"))',
+                'nbsight.align(model.tokens(prompt), model.tokens("The capital city of France is"))',
+                'nbsight.align(model.tokens(prompt), model.tokens("The capital city of France is"))',
             ),
         ),
     ),
@@ -262,11 +258,10 @@ SECTIONS = (
             Mistake(
                 "Steps that do not stack",
                 """
-                from nbsight.core.stacking import stack_steps
                 with model.generate(prompt, max_new_tokens=3, use_cache=False) as tracer:
-                    stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])
+                    nbsight.stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])
                 """,
-                "stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])",
+                "nbsight.stack_steps([model.transformer.h[5].output[0] for step in tracer.iter[:]])",
             ),
             Mistake(
                 "The result of a run that was not finished",
