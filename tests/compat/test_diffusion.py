@@ -92,7 +92,9 @@ def test_loading_a_pipeline_by_name_says_what_is_needed(monkeypatch):
 
 
 def test_a_real_pipeline_of_diffusers_runs():
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is an optional dependency")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="cannot be imported with this transformers", exc_type=ImportError
+    )
     unet = models.seeded(
         lambda: diffusers.UNet2DModel(
             sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 8),

@@ -385,7 +385,7 @@ def test_the_trace_function_that_was_there_is_there_again_and_saw_the_body():
 
 
 def test_code_under_coverage_is_measured_and_works(tmp_path):
-    coverage = pytest.importorskip("coverage", reason="coverage is not among the test requirements")
+    coverage = pytest.importorskip("coverage")
     script = tmp_path / "measured.py"
     script.write_text(INVOKES)
     measure = coverage.Coverage(data_file=None, include=[str(script)], concurrency="greenlet")
