@@ -261,7 +261,8 @@ def test_a_compiled_language_model_is_read_takes_invokes_and_generates():
 
 @pytest.mark.parametrize("config", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
 def test_layers_that_torchao_quantised(config):
-    quantization = pytest.importorskip("torchao.quantization", reason=TOO_NEW, exc_type=ImportError)
+    # Installed, it is imported by transformers everywhere and writes of missing GPU libraries.
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is no test requirement")
     net = models.seeded(lambda: nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 32)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
