@@ -23,6 +23,7 @@ from torch import nn
 from nbsight.analysis.unembedding import last_blocks, unembedding_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.limits import text_config
 
 __all__ = [
     "SITES",
@@ -364,7 +365,7 @@ def _rows_that_fit(model: LanguageModel, positions: int, read: int) -> int:
     """Rows whose values fit into a third of the free memory."""
     module = model._model
     parameter = next(module.parameters())
-    text = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    text = text_config(model.config)
     width = int(getattr(text, "hidden_size", 1024))
     inner = max(int(getattr(text, "intermediate_size", None) or 4 * width), 4 * width)
     heads = int(getattr(text, "num_attention_heads", 1) or 1)
