@@ -8,6 +8,7 @@
     python3 dev.py fix            put right what formatters and linters can
     python3 dev.py install        everything that the other words need, and nothing more
     python3 dev.py build          the wheel, in dist/
+    python3 dev.py peers          the same numbers from TransformerLens? (installed in .venv/peers)
 
 The first use makes `.venv` beside this file and installs the project into it; later uses start at
 once. Package indexes are the machine's own (the configuration of pip and npm). Variables:
@@ -208,6 +209,23 @@ def test_oldest() -> int:
     return run(PYTHON, "-m", "pytest", "-q", *OLDEST_TESTS)
 
 
+def peers(options: list[str]) -> int:
+    """What other libraries say of the same weights; they live in an environment on top of this one."""
+    install("e2e")
+    folder = VENV / "peers"
+    python = folder / PYTHON.relative_to(VENV)
+    if not python.exists():
+        need(PYTHON, "-m", "venv", "--without-pip", folder)
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    here, there = (
+        subprocess.run([str(one), "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+        for one in (PYTHON, python)
+    )
+    Path(there, "below.pth").write_text(here)  # sees what is installed below, pip included
+    need(python, "-m", "pip", "install", "--quiet", "-r", ROOT / "tests" / "peers" / "requirements.txt")
+    return run(python, "-m", "pytest", "tests/peers", *options)
+
+
 def check(options: list[str]) -> int:
     install("dev")
     failed = [
@@ -244,7 +262,15 @@ def install_all(options: list[str]) -> int:
     return 0
 
 
-WORDS = {"lab": lab, "test": test, "check": check, "fix": fix, "install": install_all, "build": build}
+WORDS = {
+    "lab": lab,
+    "test": test,
+    "check": check,
+    "fix": fix,
+    "install": install_all,
+    "build": build,
+    "peers": peers,
+}
 
 
 def main() -> int:

@@ -10,7 +10,8 @@ import torch
 from benchmarks.measure import measure
 from benchmarks.subjects import LAYERS, Subject, nnsight
 from benchmarks.table import Row
-from nbsight.analysis.sweep import Point, Sweep
+from nbsight.analysis.growing import Point
+from nbsight.analysis.sweep import Sweep
 
 __all__ = ["patching"]
 
@@ -26,7 +27,7 @@ def patching(
         subject: The models.
         size: For the row's name.
         rounds: How often each is timed.
-        positions: Length of the prompt; eight of its positions are patched.
+        positions: Length of the prompt; eight of its positions, evenly spread, are patched.
         loop_goal: Against nnsight's loop of traces; None to leave that row out.
         goal: Against nnsight's 96 invokes in one trace.
     """
@@ -42,7 +43,8 @@ def patching(
         raw(other)
     for handle in handles:
         handle.remove()
-    points = [Point(layer, "resid_post", (place,)) for layer in range(LAYERS) for place in range(POSITIONS)]
+    places = range(0, positions - positions % POSITIONS, positions // POSITIONS)
+    points = [Point(layer, "resid_post", (place,)) for layer in range(LAYERS) for place in places]
 
     def change(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
         return donors[layer][0][where]
@@ -62,7 +64,7 @@ def patching(
         def loop() -> None:
             with torch.no_grad():
                 for layer in range(LAYERS):
-                    for place in range(POSITIONS):
+                    for place in places:
                         with theirs.trace(ids):
                             theirs.transformer.h[layer].output[:, place] = donors[layer][:, place]
                             last = nnsight.save(theirs.output.logits[:, -1])
@@ -71,7 +73,7 @@ def patching(
             with torch.no_grad():
                 with text_model.trace() as tracer:
                     for layer in range(LAYERS):
-                        for place in range(POSITIONS):
+                        for place in places:
                             with tracer.invoke(ids):
                                 text_model.transformer.h[layer].output[:, place] = donors[layer][:, place]
                                 last = nnsight.save(text_model.lm_head.output[:, -1])

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from nbsight.analysis.chosen import Chosen
+from nbsight.analysis.growing import Change, stored_values
 from nbsight.analysis.metrics import Answers, metric_of
 from nbsight.analysis.provenance import provenance
-from nbsight.analysis.sweep import Change, Sweep, stored_values
+from nbsight.analysis.sweep import Sweep
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.ablation import Ablation

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nbsight.analysis.sweep import SITES, Point
+from nbsight.analysis.growing import SITES, Point
 from nbsight.analysis.unembedding import last_blocks
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from nbsight.analysis.chosen import Chosen, words_of
+from nbsight.analysis.growing import stored_values
 from nbsight.analysis.metrics import Answers, Metric, metric_of
 from nbsight.analysis.provenance import provenance
-from nbsight.analysis.sweep import Sweep, progress_bar, stored_values
+from nbsight.analysis.sweep import Sweep, progress_bar
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.tokens import describe_lengths
@@ -219,7 +220,7 @@ class PatchingSweep:
             provenance=provenance(
                 self.model,
                 [text for pair in self.pairs for text in (pair.clean_text, pair.corrupted_text)],
-                batch=None if not self._sweeps[0] else self._sweeps[0]._rows,
+                batch=None if not self._sweeps[0] else self._sweeps[0].rows,
             ),
             resume=None if complete else self.run,
         )

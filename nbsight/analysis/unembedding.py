@@ -19,6 +19,7 @@ from torch import nn
 
 from nbsight.errors import UnknownArchitectureError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.limits import text_config
 
 __all__ = ["Unembedding", "hidden_state", "last_blocks", "unembedding_of"]
 
@@ -255,7 +256,7 @@ class _Watch:
 def _candidates(config: Any) -> list[Scale | None]:
     """What models do to the result of their unembedding, as far as the configuration tells."""
     found: list[Scale | None] = []
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     cap = getattr(text, "final_logit_softcapping", None)
     if cap:
         found.append(lambda logits: torch.tanh(logits / cap) * cap)

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from nbsight.display.figures import INK, MUTED
 from nbsight.display.palette import LIGHT, ink_on, ramp
-from nbsight.display.text import shorten
+from nbsight.display.text import shorten, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "heatmaps", "signed"]
+__all__ = ["Panel", "heatmaps", "signed", "site_panels"]
 
 #: Title, values (row, column), labels of rows (lowest first) and of columns.
 Panel = tuple[str, NDArray[np.floating[Any]], Sequence[str], Sequence[str]]
@@ -37,6 +37,39 @@ def signed(values: NDArray[np.floating[Any]], limit: float) -> NDArray[np.float6
     colours = np.where(shares[..., None] < 0, ramp(-shares, NEGATIVE), ramp(shares, LIGHT))
     colours[np.isnan(shares)] = MISSING
     return colours
+
+
+def site_panels(
+    values: NDArray[np.floating[Any]],
+    by_head: NDArray[np.floating[Any]] | None,
+    *,
+    sites: Sequence[str],
+    layers: Sequence[int],
+    positions: Sequence[str],
+    heads: Sequence[int],
+) -> list[Panel]:
+    """A layer × position panel for each site; for heads layer × head, at the position that counts most.
+
+    Args:
+        values: (site, layer, position).
+        by_head: (layer, position, head), which stands for the site `z`; None without heads.
+        sites: Names of sites.
+        layers: Numbers of layers.
+        positions: Tokens, or names of spans.
+        heads: Numbers of heads.
+    """
+    rows, columns = list(map(str, layers)), [visible(token) for token in positions]
+    panels: list[Panel] = [
+        (site, values[place], rows, columns)
+        for place, site in enumerate(sites)
+        if site != "z" or by_head is None
+    ]
+    if by_head is not None and "z" in sites:
+        # A head has a number at every position: the largest of them tells where it matters.
+        places = np.abs(np.nan_to_num(by_head)).argmax(1)[:, None]
+        strongest = np.take_along_axis(by_head, places, 1)[:, 0]
+        panels.append(("z, strongest position", strongest, rows, list(map(str, heads))))
+    return panels
 
 
 def heatmaps(

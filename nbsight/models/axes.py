@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from nbsight.models.limits import text_config
+
 __all__ = ["axis_names", "ids_in"]
 
 
@@ -40,7 +42,7 @@ def axis_names(
     ids = given[1].get("inputs_embeds") if ids is None else ids
     if not isinstance(ids, torch.Tensor) or ids.ndim < 2 or len(shape) not in (3, 4):
         return None
-    text = getattr(config, "get_text_config", lambda: config)()
+    text = text_config(config)
     batch, position = ids.shape[:2]
     heads = getattr(text, "num_attention_heads", None)
     if len(shape) == 3 and shape[:2] == (batch, position):

@@ -21,7 +21,7 @@ from nbsight.models.axes import axis_names, ids_in
 from nbsight.models.generation import Generator, TokenGeneration, generating_part
 from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokenizer_options
 from nbsight.models.joining import join_prompts
-from nbsight.models.limits import has_learned_positions, read_limits
+from nbsight.models.limits import has_learned_positions, read_limits, text_config
 from nbsight.models.loading import Loader, load_tokenizer
 from nbsight.models.named import NamedParts
 from nbsight.models.names import find_blocks
@@ -424,8 +424,7 @@ class LanguageModel(NamedParts, NNsight):
 
 
 def _uses_cache(config: Any) -> bool:
-    text = getattr(config, "get_text_config", lambda: config)()
-    return bool(getattr(text, "use_cache", False))
+    return bool(getattr(text_config(config), "use_cache", False))
 
 
 def _positions_in(value: Any) -> int | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from nbsight.models.architectures import Architecture, architecture_of, architectures, text_config
+from nbsight.models.architectures import Architecture, architecture_of, architectures
 from nbsight.models.architectures.base import Paths
+from nbsight.models.limits import text_config
 from nbsight.models.places import Place
 
 __all__ = ["LAYER_NAMES", "MODEL_NAMES", "SIZES", "Layout", "layouts_of"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from nbsight.errors import InputError
 
-__all__ = ["Limits", "config_numbers", "has_learned_positions", "read_limits"]
+__all__ = ["Limits", "config_numbers", "has_learned_positions", "read_limits", "text_config"]
 
 RELATIVE = ("bloom", "longt5", "mt5", "t5", "umt5")
 """Model types whose positions are relative: a number in the configuration limits nothing."""
@@ -94,6 +94,11 @@ def has_learned_positions(module: nn.Module, limits: Limits) -> bool:
     )
 
 
+def text_config(config: Any) -> Any:
+    """The part of a configuration that is about the language model."""
+    return getattr(config, "get_text_config", lambda: config)()
+
+
 def config_numbers(config: Any) -> Iterator[tuple[str, int]]:
     """The integers in a configuration and in those nested in it, with their names."""
     pending = [config.to_dict() if hasattr(config, "to_dict") else {}]
@@ -106,7 +111,7 @@ def config_numbers(config: Any) -> Iterator[tuple[str, int]]:
 
 
 def _positions(config: Any) -> int | None:
-    text = getattr(config, "get_text_config", lambda: config)()
+    text = text_config(config)
     if getattr(text, "model_type", None) in RELATIVE:
         return None
     for name in POSITION_NAMES:
@@ -129,7 +134,7 @@ def _vocabulary(module: nn.Module, config: Any) -> int | None:
 def _sizes(module: nn.Module, config: Any) -> frozenset[int]:
     found = {size for tensor in module.parameters() for size in tensor.shape}
     found |= {value for _, value in config_numbers(config)}
-    text = getattr(config, "get_text_config", lambda: config)()
+    text = text_config(config)
     width = getattr(text, "hidden_size", None)
     heads = getattr(text, "num_attention_heads", None)
     if isinstance(width, int) and isinstance(heads, int) and heads:

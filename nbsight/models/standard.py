@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from nbsight.errors import PathError, UnknownArchitectureError
-from nbsight.models.architectures import text_config
 from nbsight.models.dialects import ROOT_VECTORS, SIZE_NAMES, VALUE_NAMES, meaning_of
 from nbsight.models.layout import LAYER_NAMES, MODEL_NAMES, SIZES, Layout
+from nbsight.models.limits import text_config
 from nbsight.models.places import Place, read, tracer_at, write
 from nbsight.models.verifying import NAMES, Known, known_of
 from nbsight.models.views import Across, Layers

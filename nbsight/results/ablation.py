@@ -64,19 +64,16 @@ class Ablation(Result):
 
     def plot(self, *, columns: int = 3) -> Figure:
         """Heatmaps of `effect`, one for each site; by head, layer × head at the position that moves most."""
-        from nbsight.display.heatmaps import Panel, heatmaps
+        from nbsight.display.heatmaps import heatmaps, site_panels
 
-        rows = list(map(str, self.layers))
-        panels: list[Panel] = [
-            (site, self.effect[place], rows, [visible(token) for token in self.positions])
-            for place, site in enumerate(self.sites)
-            if site != "z" or self.head_values is None
-        ]
-        by_head = self.head_effect
-        if by_head is not None:
-            places = np.abs(np.nan_to_num(by_head)).argmax(1)[:, None]
-            strongest = np.take_along_axis(by_head, places, 1)[:, 0]
-            panels.append(("z, strongest position", strongest, rows, list(map(str, self.heads))))
+        panels = site_panels(
+            self.effect,
+            self.head_effect,
+            sites=self.sites,
+            layers=self.layers,
+            positions=self.positions,
+            heads=self.heads,
+        )
         title = f"{self.method.capitalize()} ablation · {self.provenance.get('model', '')}".rstrip(" ·")
         return heatmaps(panels, title=title, value_title=f"change of the {self.metric}", columns=columns)
 

@@ -155,28 +155,18 @@ class Patching(Result):
             sites: Which to draw; all by default.
             columns: Pictures side by side.
         """
-        from nbsight.display.heatmaps import heatmaps
+        from nbsight.display.heatmaps import heatmaps, site_panels
 
-        chosen = [site for site in (sites or self.sites) if site != "z" or self.head_values is None]
-        means = self.mean()
-        panels = [
-            (
-                site,
-                means[self.sites.index(site)],
-                list(map(str, self.layers)),
-                [visible(token) for token in self.positions],
-            )
-            for site in chosen
-        ]
+        chosen = list(sites or self.sites)
         by_head = self.head_recovered
-        if by_head is not None and (sites is None or "z" in sites):
-            # A head's patches at all positions: the largest of them tells where it matters.
-            strongest = np.take_along_axis(
-                _mean(by_head), np.abs(np.nan_to_num(_mean(by_head))).argmax(1)[:, None], 1
-            )[:, 0]
-            panels.append(
-                ("z, strongest position", strongest, list(map(str, self.layers)), list(map(str, self.heads)))
-            )
+        panels = site_panels(
+            self.mean()[[self.sites.index(site) for site in chosen]],
+            None if by_head is None else _mean(by_head),
+            sites=chosen,
+            layers=self.layers,
+            positions=self.positions,
+            heads=self.heads,
+        )
         pairs = len(self.clean)
         return heatmaps(
             panels,

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from nbsight.analysis.ablation import ablation
+from nbsight.analysis.growing import Point
 from nbsight.analysis.norms import stream_norms
 from nbsight.analysis.patching import activation_patching
-from nbsight.analysis.sweep import Point, Sweep
+from nbsight.analysis.sweep import Sweep
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.base import load_result

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from nbsight.analysis import sweep as sweeps
-from nbsight.analysis.sweep import Point, Sweep, can_grow, run_points
+from nbsight.analysis import strategy
+from nbsight.analysis.growing import Point, plain_run, run_points
+from nbsight.analysis.strategy import Ways, begin_together, ways_of
+from nbsight.analysis.sweep import Sweep
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from tests.models.architectures import AVAILABLE, make
@@ -81,8 +85,9 @@ def test_every_run_equals_a_plain_hook(architecture):
 
 
 def test_most_architectures_let_rows_join():
-    grows = {a.name: can_grow(LanguageModel(make(a))) for a in AVAILABLE}
-    assert all(grows[name] for name in ("gpt2", "gpt_neox", "llama", "mistral", "gemma", "phi3", "olmo"))
+    ways = {a.name: ways_of(LanguageModel(make(a))) for a in AVAILABLE}
+    assert all(ways[name].grow for name in ("gpt2", "gpt_neox", "llama", "mistral", "gemma", "phi3", "olmo"))
+    assert all(ways[name].prefix for name in ("gpt_neox", "llama", "mistral", "phi3", "olmo"))
 
 
 @pytest.mark.parametrize("grow", [True, False])
@@ -106,11 +111,14 @@ def test_a_point_of_several_positions_changes_them_all(gpt2):
 
 
 def test_logits_are_those_of_the_positions_that_are_read(gpt2):
-    logits = run_points(gpt2, IDS, [Point(0, "resid_post", (1,))], halve, (2, -1), grow=True)
+    plain, _ = plain_run(gpt2, IDS, (2, -1))
+    logits = run_points(gpt2, plain, [Point(0, "resid_post", (6,))], halve, (2, -1), grow=True)
     with torch.no_grad():
-        plain = gpt2._model(IDS).logits[0]
-    assert logits.shape == (2, 2, plain.shape[-1])
-    assert torch.allclose(logits[0], plain[[2, -1]], atol=1e-5)
+        want = gpt2._model(IDS).logits[0]
+    assert plain.logits.shape == logits.shape == (1, 2, want.shape[-1])
+    assert torch.allclose(plain.logits[0], want[[2, -1]], atol=1e-5)
+    assert torch.allclose(logits[0, 0], want[2], atol=1e-5)  # before the changed position
+    assert not torch.allclose(logits[0, 1], want[-1], atol=1e-3)
 
 
 def test_it_can_be_stopped_and_goes_on(gpt2):
@@ -130,7 +138,7 @@ def test_it_can_be_stopped_and_goes_on(gpt2):
     assert not sweep.is_complete
     sweep.run(progress=False)
     assert sweep.is_complete
-    assert sum(calls[:2] + calls[3:]) == len(points) + len(calls) - 1  # nothing ran twice
+    assert sum(calls[:2] + calls[3:]) == len(points) + 1  # nothing ran twice but what was stopped
     want = [float(by_hook(gpt2._model, "transformer.h", point)[TOKEN]) for point in points]
     np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
 
@@ -190,11 +198,174 @@ def test_a_batch_of_no_rows_is_refused(gpt2):
 
 
 def test_a_forward_that_cannot_grow_is_found_out(gpt2, monkeypatch):
-    def refuse(*args, grow, **options):
-        if grow:
+    def refuse(*args, grow, start=0, **options):
+        if grow or start:
             raise RuntimeError("rows do not fit")
         return run_points(*args, grow=False, **options)
 
-    monkeypatch.setattr(sweeps, "run_points", refuse)
-    monkeypatch.setattr(sweeps, "_grows", {})
-    assert not can_grow(gpt2)
+    monkeypatch.setattr(strategy, "run_points", refuse)
+    monkeypatch.setattr(strategy, "_known", {})
+    assert ways_of(gpt2) == Ways(grow=False, prefix=False)
+
+
+def test_a_forward_that_gives_other_numbers_may_not_be_used(gpt2, monkeypatch):
+    def wrong(*args, grow, start=0, **options):
+        logits = run_points(*args, grow=grow, start=start, **options)
+        return logits + 1e-2 * logits.abs().max() if start else logits
+
+    monkeypatch.setattr(strategy, "run_points", wrong)
+    monkeypatch.setattr(strategy, "_known", {})
+    assert not ways_of(gpt2).prefix
+
+
+# -- the prefix --------------------------------------------------------------------------------------
+
+
+LONG = torch.randint(0, 101, (1, 24), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("architecture", AVAILABLE, ids=str)
+def test_a_prefix_changes_nothing(architecture, monkeypatch):
+    module = make(architecture)
+    model = LanguageModel(module)
+    if not ways_of(model).prefix:
+        pytest.skip(f"{architecture.name} of this transformers takes no prefix")
+    # As if a pass cost nothing: a group for every position.
+    monkeypatch.setattr(strategy, "_fixed_positions", lambda block: 0.0)
+    sites = ("resid_pre", "resid_post")
+    points = [Point(layer, site, (place,)) for layer in (0, 1) for site in sites for place in (0, 9, 17, 23)]
+    points += [Point(0, "resid_post", (11, 14))]
+    sweep = Sweep(model, LONG, points, halve, measure)
+    counts = list(sweep)
+    assert sweep.prefix
+    assert len(counts) == 5  # one for each first position
+    want = [float(by_hook(module, architecture.blocks, point, LONG)[TOKEN]) for point in points]
+    np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grow", [True, False])
+@pytest.mark.parametrize("site", ["z", "attn_out", "resid_mid", "mlp_out"])
+def test_a_prefix_changes_nothing_inside_blocks(gpt2, monkeypatch, site, grow):
+    monkeypatch.setattr(strategy, "_fixed_positions", lambda block: 0.0)
+    points = [
+        Point(layer, site, (place,), (head,) if site == "z" else None)
+        for layer in (0, 1)
+        for place in (4, 20)
+        for head in ((0, 3) if site == "z" else (0,))
+    ]
+
+    def change(layer, site, where, current):
+        return current * (layer - 3) * (where[0][:, None] + 1)
+
+    plain = Sweep(gpt2, LONG, points, change, measure, grow=False, prefix=False)
+    quick = Sweep(gpt2, LONG, points, change, measure, grow=grow, prefix=True)
+    for sweep in (plain, quick):
+        sweep.run(progress=False)
+    assert (plain.prefix, quick.prefix) == (False, True)
+    np.testing.assert_allclose(quick.values, plain.values, rtol=1e-4, atol=1e-5)
+    first = [value for value, point in zip(plain.values, points, strict=True) if point.layer == 0]
+    # Every place was changed, and differently; what the last layer writes is read at the last position only.
+    assert len({round(float(value), 6) for value in (*first, plain.base)}) == len(first) + 1
+
+
+def test_positions_that_are_read_are_computed(gpt2, monkeypatch):
+    monkeypatch.setattr(strategy, "_fixed_positions", lambda block: 0.0)
+    points = [Point(0, "resid_post", (place,)) for place in (3, 20)]
+
+    def both(logits):
+        return logits[:, :, TOKEN]
+
+    sweep = Sweep(gpt2, LONG, points, halve, both, read=(10, -1), prefix=True)
+    sweep.run(progress=False)
+    plain = Sweep(gpt2, LONG, points, halve, both, read=(10, -1), grow=False, prefix=False)
+    plain.run(progress=False)
+    np.testing.assert_allclose(sweep.values, plain.values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sweep.values[1, 0], sweep.base[0], atol=1e-5)  # read before it is changed
+
+
+def test_a_prompt_longer_than_a_sliding_window_takes_no_prefix():
+    architecture = next(a for a in AVAILABLE if a.name == "mistral")
+    module = make(architecture)
+    module.config.sliding_window = 16
+    model = LanguageModel(module)
+    points = [Point(0, "resid_post", (place,)) for place in (3, 20)]
+    sweep = Sweep(model, LONG, points, halve, measure)
+    sweep.run(progress=False)
+    assert not sweep.prefix
+    want = [float(by_hook(module, architecture.blocks, point, LONG)[TOKEN]) for point in points]
+    np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
+
+
+def cost(groups, points, layers, length, fixed):
+    total = 0
+    for group in groups:
+        start = min(min(points[index].positions) for index in group)
+        total += layers * fixed + sum((layers - points[i].joins) * (length - start) for i in group)
+    return total
+
+
+@pytest.mark.parametrize("fixed", [0.0, 3.0, 10.0, 60.0, 1e6])
+def test_points_are_divided_in_the_cheapest_way(gpt2, monkeypatch, fixed):
+    monkeypatch.setattr(strategy, "_fixed_positions", lambda block: fixed)
+    generator = np.random.default_rng(int(fixed))
+    places = [0, 2, 5, 11, 17, 23]
+    points = [
+        Point(int(generator.integers(2)), "resid_pre", (int(place),))
+        for place in generator.choice(places, 30)
+    ]
+    groups = begin_together(gpt2, 24, points, 23, grow=True)
+    assert sorted(index for group in groups for index in group) == list(range(30))
+    used = sorted({point.positions[0] for point in points})
+    every = []
+    for cuts in itertools.product([False, True], repeat=len(used) - 1):  # all divisions there are
+        group_of = dict(zip(used, itertools.accumulate((0, *cuts)), strict=True))
+        parts = {}
+        for index, point in enumerate(points):
+            parts.setdefault(group_of[point.positions[0]], []).append(index)
+        every.append(cost(parts.values(), points, 2, 24, fixed))
+    assert cost(groups, points, 2, 24, fixed) == pytest.approx(min(every))
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+
+def test_memory_that_runs_out_in_the_middle_keeps_what_is_done(gpt2):
+    points, seen = all_points(2), []
+
+    def full(module, args, output):
+        if len(output) > 3 and len(seen) >= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    handle = gpt2._model.transformer.h[1].mlp.register_forward_hook(full)
+    try:
+        sweep = Sweep(gpt2, IDS, points, halve, measure, batch=6)
+        for done in sweep:
+            seen.append(done)
+    finally:
+        handle.remove()
+    assert seen[:3] == [6, 12, 15]  # six rows while they fit, then three
+    assert sweep.rows == 3
+    want = [float(by_hook(gpt2._model, "transformer.h", point)[TOKEN]) for point in points]
+    np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_does_not_fit_by_itself_is_an_error_and_what_is_done_stays(gpt2):
+    points, seen = all_points(2), []
+
+    def full(module, args, output):
+        if seen:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    handle = gpt2._model.transformer.h[1].mlp.register_forward_hook(full)
+    sweep = Sweep(gpt2, IDS, points, halve, measure, batch=6)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            for done in sweep:
+                seen.append(done)
+    finally:
+        handle.remove()
+    assert int(sweep.done.sum()) == 6
+    sweep.run(progress=False)  # memory is free again
+    assert sweep.is_complete
+    want = [float(by_hook(gpt2._model, "transformer.h", point)[TOKEN]) for point in points]
+    np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)

@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any
 
 from nbsight.models.architectures.base import Architecture
+from nbsight.models.limits import text_config
 
-__all__ = ["Architecture", "architecture_of", "architectures", "text_config"]
+__all__ = ["Architecture", "architecture_of", "architectures"]
 
 
 @cache
@@ -30,8 +31,3 @@ def architecture_of(config: Any) -> Architecture | None:
     """The architecture that a configuration names, if it is known."""
     kind = getattr(text_config(config), "model_type", None)
     return next((one for one in architectures() if kind in one.model_types), None)
-
-
-def text_config(config: Any) -> Any:
-    """The part of a configuration that is about the language model."""
-    return getattr(config, "get_text_config", lambda: config)()
