@@ -10,7 +10,7 @@ import torch
 
 from nbsight.analysis.chosen import Chosen
 from nbsight.analysis.metrics import Answers, metric_of
-from nbsight.analysis.provenance import provenance
+from nbsight.models.provenance import provenance
 from nbsight.analysis.sweep import Change, Sweep, stored_values
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel

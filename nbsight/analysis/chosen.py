@@ -101,8 +101,7 @@ class Chosen:
 
 def words_of(model: LanguageModel, ids: torch.Tensor) -> list[str]:
     """The tokens of one prompt as text; their ids where there is no tokenizer."""
-    found = ids[0].tolist()
-    return [f"<{one}>" for one in found] if model.tokenizer is None else str_tokens(model.tokenizer, found)
+    return str_tokens(model.tokenizer, ids[0])
 
 
 def _sites(sites: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbsight.analysis.provenance import provenance
+from nbsight.models.provenance import provenance
 from nbsight.analysis.readout import read_layers
 from nbsight.analysis.unembedding import Unembedding, hidden_state, last_blocks, unembedding_of
 from nbsight.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbsight.analysis.provenance import provenance
+from nbsight.models.provenance import provenance
 from nbsight.errors import InputError, PathError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.tokens import str_tokens
@@ -63,8 +63,7 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
     size = torch.stack(sizes)
     relative = size / size.median(dim=-1, keepdim=True).values.clamp_min(1e-12)
     channels = relative.amax(0).topk(min(CHANNELS, relative.shape[-1])).indices
-    found = ids[0].tolist()
-    words = str_tokens(model.tokenizer, found) if model.tokenizer is not None else [f"<{i}>" for i in found]
+    words = str_tokens(model.tokenizer, ids[0])
     text = prompt if isinstance(prompt, str) else "".join(words)
     return Norms(
         prompt=text,

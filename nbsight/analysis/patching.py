@@ -12,7 +12,7 @@ import torch
 
 from nbsight.analysis.chosen import Chosen, words_of
 from nbsight.analysis.metrics import Answers, Metric, metric_of
-from nbsight.analysis.provenance import provenance
+from nbsight.models.provenance import provenance
 from nbsight.analysis.sweep import Sweep, progress_bar, stored_values
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel

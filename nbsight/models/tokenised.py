@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.tokens import TokenBatch, Tokens
 
@@ -25,7 +26,7 @@ def tokens_of(model: Any, prompt: Any, options: dict[str, Any]) -> Tokens | Toke
     rows = [[int(index) for index in row] for row in prepared.fields["input_ids"]]
     tokenizer = model.tokenizer
     texts = _texts(prompt, len(rows))
-    found = [_tokens(tokenizer, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
+    found = [_tokens(model, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
     if len(found) == 1 and not _is_list(prompt):
         return found[0]
     return TokenBatch(found, getattr(tokenizer, "padding_side", "right"))
@@ -42,8 +43,9 @@ def _texts(prompt: Any, count: int) -> Sequence[str | None]:
     return list(prompt) if _is_list(prompt) else [None] * count
 
 
-def _tokens(tokenizer: Any, ids: list[int], text: str | None, options: dict[str, Any]) -> Tokens:
-    strings = [f"<{index}>" for index in ids] if tokenizer is None else str_tokens(tokenizer, ids)
+def _tokens(model: Any, ids: list[int], text: str | None, options: dict[str, Any]) -> Tokens:
+    tokenizer = model.tokenizer
+    strings = str_tokens(tokenizer, ids)
     offsets = None if text is None else _offsets(tokenizer, ids, text, options)
     if text is None or offsets is None:
         # The tokens' own texts in a row: for ids and chats, and for tokenizers that do not tell.
@@ -60,6 +62,7 @@ def _tokens(tokenizer: Any, ids: list[int], text: str | None, options: dict[str,
         end=offsets[:, 1],
         special=np.array([index in special for index in ids], bool),
         has_bos=bool(ids) and bos is not None and ids[0] == bos,
+        provenance=provenance(model, [text], tokenizer=type(tokenizer).__name__),
     )
 
 

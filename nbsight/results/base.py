@@ -106,6 +106,14 @@ class Result:
                 f"{type(self).__name__}: `{name}` has {size} entries along `{dim}` and `{other}` has {known}."
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is not saved: a model does not travel with its results."""
+        kept = {own.name: own.default for own in fields(self) if not own.metadata.get("saved", True)}
+        return {**self.__dict__, **kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)  # frozen: `setattr` would refuse
+
     # -- as tables -----------------------------------------------------------------------------
 
     def to_xarray(self) -> xarray.Dataset:

@@ -153,12 +153,6 @@ class Lens(Result):
             value_title="probability of the top token",
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "detail": None}  # a model does not travel with its results
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     def __repr__(self) -> str:
         head = f"Lens of {self.prompt!r}" + (f" through {self.model}" if self.model else "")
         table = grid_text(
