@@ -10,10 +10,10 @@ import torch
 
 from nbsight.analysis.chosen import Chosen
 from nbsight.analysis.metrics import Answers, metric_of
-from nbsight.models.provenance import provenance
 from nbsight.analysis.sweep import Change, Sweep, stored_values
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.provenance import provenance
 from nbsight.results.ablation import Ablation
 
 __all__ = ["ablation"]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbsight.models.provenance import provenance
 from nbsight.errors import InputError, PathError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.norms import Norms
 

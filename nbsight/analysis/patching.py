@@ -12,10 +12,10 @@ import torch
 
 from nbsight.analysis.chosen import Chosen, words_of
 from nbsight.analysis.metrics import Answers, Metric, metric_of
-from nbsight.models.provenance import provenance
 from nbsight.analysis.sweep import Sweep, progress_bar, stored_values
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.provenance import provenance
 from nbsight.models.tokens import describe_lengths
 from nbsight.results.patching import Patching
 

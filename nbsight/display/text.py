@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["grid_text", "shorten", "visible"]
+__all__ = ["grid_text", "number_text", "shorten", "visible"]
 
 # The same marks as in js/src/shared/tokens.ts
 MARKS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅"}

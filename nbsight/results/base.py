@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from nbsight.display import html
 from nbsight.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,6 +114,20 @@ class Result:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # frozen: `setattr` would refuse
+
+    # -- on show -------------------------------------------------------------------------------
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same as the text repr, with what it depends on as a hint."""
+        known = self.provenance
+        names = ("model", "revision", "dtype", "attn_implementation", "seed", *_PACKAGES)
+        hint = " · ".join(f"{name} {known[name]}" for name in names if known.get(name) is not None)
+        return html.document(*self._html(), title=hint)
+
+    def _html(self) -> Sequence[str]:
+        """The parts of the HTML; for results without tables of their own their text."""
+        head, _, rest = repr(self).partition("\n")
+        return html.heading(head), html.preformatted(rest)
 
     # -- as tables -----------------------------------------------------------------------------
 
@@ -243,9 +258,7 @@ class Result:
             how.append(f"{known['attn_implementation']} attention")
         if known.get("seed") is not None:
             how.append(f"seed {known['seed']}")
-        packages = [
-            f"{name} {known[name]}" for name in ("nbsight", "torch", "transformers") if known.get(name)
-        ]
+        packages = [f"{name} {known[name]}" for name in _PACKAGES if known.get(name)]
         return (
             f"{self.title[:1].upper()}{self.title[1:]} of {model}"
             + (f" in {', '.join(how)}" if how else "")
