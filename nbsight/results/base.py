@@ -146,7 +146,12 @@ class Result:
             else:  # words may occur twice, so they cannot be the index
                 coords.setdefault(dim, np.arange(len(labels)))
                 coords[name] = (dim, _array(labels))
-        return xarray.Dataset(data, coords=coords, attrs={"kind": type(self).__name__, **self.provenance})
+        # Only what a file of xarray's can hold.
+        known = {name: value for name, value in self.provenance.items() if value is not None}
+        plain = {
+            name: json.dumps(_plain(v)) if isinstance(v, (Mapping, bool)) else v for name, v in known.items()
+        }
+        return xarray.Dataset(data, coords=coords, attrs={"kind": type(self).__name__, **plain})
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row for each entry of the arrays, their labels beside it (needs pandas).
