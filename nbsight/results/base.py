@@ -13,6 +13,7 @@ in what unit they are; from that follow the checks of shape, the tables and the 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -153,14 +154,20 @@ class Result:
         }
         return xarray.Dataset(data, coords=coords, attrs={"kind": type(self).__name__, **plain})
 
-    def to_dataframe(self) -> pandas.DataFrame:
-        """One row for each entry of the arrays, their labels beside it (needs pandas).
+    def to_dataframe(self, variable: str | None = None) -> pandas.DataFrame:
+        """One row for each entry of an array, its labels beside it (needs pandas).
 
-        Arrays with fewer dimensions are repeated along those that they have not.
+        Arrays over some of its dimensions are in the table, too, repeated along the others.
+
+        Args:
+            variable: Name of the array, as `to_xarray` has it; by default the one with most dimensions.
+
+        Raises:
+            InputError: there is no such array.
         """
         import pandas
 
-        dims = self._dims()
+        dims = self._dims(variable)
         shape = tuple(dims.values())
         places = dict(zip(dims, np.indices(shape).reshape(len(shape), -1), strict=True))
         columns: dict[str, Any] = {}
@@ -171,8 +178,8 @@ class Result:
             for name, values in labels:
                 columns[name] = _array(values)[index]
         for table, own, array in self._variables():
-            at = tuple(places[dim] for dim in own.metadata["dims"])
-            columns[table] = array[at]
+            if set(own.metadata["dims"]) <= set(dims):
+                columns[table] = array[tuple(places[dim] for dim in own.metadata["dims"])]
         return pandas.DataFrame(columns)
 
     def _variables(self) -> list[tuple[str, Any, Any]]:
@@ -189,13 +196,17 @@ class Result:
             if "along" in own.metadata
         ]
 
-    def _dims(self) -> dict[str, int]:
-        """The dimensions of the arrays and their sizes, those of the largest array first."""
-        found: dict[str, int] = {}
-        for _, own, array in sorted(self._variables(), key=lambda entry: -entry[2].ndim):
-            for dim, size in zip(own.metadata["dims"], array.shape, strict=True):
-                found.setdefault(dim, size)
-        return found
+    def _dims(self, variable: str | None) -> dict[str, int]:
+        """The dimensions of one array and their sizes."""
+        every = {table: (own, array) for table, own, array in self._variables()}
+        if variable is None:
+            variable = max(every, key=lambda table: every[table][1].ndim)
+        elif variable not in every:
+            raise InputError(
+                f"there is no {variable!r} in this {type(self).__name__}; it has {', '.join(every)}."
+            )
+        own, array = every[variable]
+        return dict(zip(own.metadata["dims"], array.shape, strict=True))
 
     # -- as a file -----------------------------------------------------------------------------
 
@@ -288,6 +299,10 @@ def load_result(path: str | Path) -> Any:
         kind, plain = header["kind"], header["fields"]
     except (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a result that nbsight saved: {error}.") from None
+    if kind not in _kinds:
+        # Each kind is known once its module is imported, and a new kernel may only want to look.
+        for module in Path(__file__).parent.glob("*.py"):
+            importlib.import_module(f"{__package__}.{module.stem}")
     if header.get("format") != FORMAT or kind not in _kinds:
         raise InputError(
             f"{path} holds a {kind} of format {header.get('format')}; this version reads format {FORMAT} of "

@@ -90,9 +90,7 @@ def test_a_head_is_read_as_what_is_left_when_the_others_are_silent(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in AFTER], ids=str)
 def test_heads_behind_which_a_norm_stands_have_no_part_of_their_own(case):
-    with pytest.raises(
-        UnknownArchitectureError, match="the heads of layer 0 do not add up"
-    ):
+    with pytest.raises(UnknownArchitectureError, match="the heads of layer 0 do not add up"):
         component_lens(LanguageModel(case.make()), IDS, heads=True)
 
 
