@@ -31,7 +31,7 @@ def ablation(
     metric: Any = None,
     sites: Sequence[str] = ("attn_out", "mlp_out"),
     layers: Sequence[int] | None = None,
-    positions: Sequence[int] | dict[str, Any] | None = None,
+    positions: Sequence[int | str | slice] | dict[str, Any] | None = None,
     heads: bool | Sequence[int] = True,
     seed: int = 0,
     batch: int | None = None,

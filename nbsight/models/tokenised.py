@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.tokens import TokenBatch, Tokens
 
-__all__ = ["tokens_of"]
+__all__ = ["tokens_of", "tokens_of_ids"]
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def tokens_of(model: Any, prompt: Any, options: dict[str, Any]) -> Tokens | TokenBatch:
@@ -23,10 +26,10 @@ def tokens_of(model: Any, prompt: Any, options: dict[str, Any]) -> Tokens | Toke
         options: Options of the tokenizer, such as `add_special_tokens`.
     """
     prepared = model._prepare((prompt,), dict(options))
-    rows = [[int(index) for index in row] for row in prepared.fields["input_ids"]]
+    rows = prepared.fields["input_ids"]
     tokenizer = model.tokenizer
     texts = _texts(prompt, len(rows))
-    found = [_tokens(model, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
+    found = [tokens_of_ids(model, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
     if len(found) == 1 and not _is_list(prompt):
         return found[0]
     return TokenBatch(found, getattr(tokenizer, "padding_side", "right"))
@@ -43,7 +46,18 @@ def _texts(prompt: Any, count: int) -> Sequence[str | None]:
     return list(prompt) if _is_list(prompt) else [None] * count
 
 
-def _tokens(model: Any, ids: list[int], text: str | None, options: dict[str, Any]) -> Tokens:
+def tokens_of_ids(
+    model: Any, ids: Sequence[int], text: str | None = None, options: Mapping[str, Any] = EMPTY
+) -> Tokens:
+    """The tokens of one prompt whose ids are known.
+
+    Args:
+        model: A language model.
+        ids: Of one prompt.
+        text: What they were made from; without it the tokens' own texts in a row count as that.
+        options: What the tokenizer was told then.
+    """
+    ids = [int(one) for one in ids]
     tokenizer = model.tokenizer
     strings = str_tokens(tokenizer, ids)
     offsets = None if text is None else _offsets(tokenizer, ids, text, options)
@@ -66,7 +80,7 @@ def _tokens(model: Any, ids: list[int], text: str | None, options: dict[str, Any
     )
 
 
-def _offsets(tokenizer: Any, ids: list[int], text: str, options: dict[str, Any]) -> Any:
+def _offsets(tokenizer: Any, ids: list[int], text: str, options: Mapping[str, Any]) -> Any:
     """Which characters each token stands for; None if the tokenizer does not say."""
     if not getattr(tokenizer, "is_fast", False):
         return None

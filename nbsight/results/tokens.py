@@ -18,7 +18,7 @@ from nbsight.results.base import Result, coordinate, variable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Token", "TokenBatch", "Tokens"]
+__all__ = ["Token", "TokenBatch", "Tokens", "found_in"]
 
 WIDTH = 100
 """Characters in a line of a table."""
@@ -317,6 +317,25 @@ class TokenBatch(Sequence[Tokens]):
 
     def _left_out(self) -> list[str]:
         return [f"… and {len(self) - SHOWN} more"] if len(self) > SHOWN else []
+
+
+def found_in(where: Where, *prompts: Tokens) -> tuple[int, ...]:
+    """The positions that are meant in prompts that line up one by one.
+
+    Args:
+        where: As for `Tokens.positions`. A string is looked for in the first prompt, then in the next: of
+            "The Eiffel Tower is" and "The Colosseum is" either name says where they differ.
+        prompts: The tokens of each, of one length.
+
+    Raises:
+        InputError: as for `Tokens.positions`, about the first prompt if a string is in none.
+    """
+    if isinstance(where, (list, tuple)):
+        return tuple(dict.fromkeys(place for one in where for place in found_in(one, *prompts)))
+    if isinstance(where, str):
+        holding = next((one for one in prompts if one.occurrences(where)), prompts[0])
+        return holding.positions(where)
+    return prompts[0].positions(where)
 
 
 def _row(strings: Sequence[str]) -> str:
