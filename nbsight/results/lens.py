@@ -190,7 +190,7 @@ class Lens(Result):
 
         if self.track_probs is None or self.track_ranks is None:
             raise InputError('no tokens were followed: `logit_lens(model, prompt, track=[" Paris"])`.')
-        courses = (self.track_probs if what == "probability" else self.track_ranks + 1)[:, position]
+        courses = (self.track_probs if what == "probability" else self.track_ranks + 1.0)[:, position]
         series = [
             (visible(word), courses[:, at], courses[:, at], courses[:, at])
             for at, word in enumerate(self.tracked)
