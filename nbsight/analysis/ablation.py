@@ -11,10 +11,10 @@ import torch
 from nbsight.analysis.chosen import Chosen
 from nbsight.analysis.growing import Change, stored_values
 from nbsight.analysis.metrics import Answers, metric_of
-from nbsight.analysis.provenance import provenance
 from nbsight.analysis.sweep import Sweep
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.provenance import provenance
 from nbsight.results.ablation import Ablation
 
 __all__ = ["ablation"]
@@ -32,7 +32,7 @@ def ablation(
     metric: Any = None,
     sites: Sequence[str] = ("attn_out", "mlp_out"),
     layers: Sequence[int] | None = None,
-    positions: Sequence[int] | dict[str, Any] | None = None,
+    positions: Sequence[int | str | slice] | dict[str, Any] | None = None,
     heads: bool | Sequence[int] = True,
     seed: int = 0,
     batch: int | None = None,

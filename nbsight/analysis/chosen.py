@@ -13,7 +13,9 @@ from nbsight.analysis.growing import SITES, Point
 from nbsight.analysis.unembedding import last_blocks
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.tokenised import tokens_of_ids
 from nbsight.models.tokens import str_tokens
+from nbsight.results.tokens import Tokens, found_in
 
 __all__ = ["Chosen", "Spot", "words_of"]
 
@@ -47,27 +49,32 @@ class Chosen:
         self.heads = _heads(model, heads) if "z" in self.sites else ()
 
     def spans(
-        self, positions: Any, number: int, ids: torch.Tensor
+        self, positions: Any, number: int, ids: torch.Tensor, other: torch.Tensor | None = None
     ) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
         """The names and the positions of what is changed as a whole.
 
         Args:
-            positions: None for each position on its own, a list of positions, or a dictionary of spans.
+            positions: None for each position on its own; a list of positions, and of slices and strings of
+                the text, each of which is changed as a whole; or a dictionary of such spans, by name.
             number: Which pair of prompts it is, for spans that are listed by pair.
             ids: The prompt, (1, position).
+            other: The other prompt of the pair, in which strings are looked for, too.
         """
         words = words_of(self.model, ids)
         if positions is None:
             return tuple(words), tuple((position,) for position in range(len(words)))
+        prompts = [tokens_of_ids(self.model, row[0]) for row in (ids, other) if row is not None]
         if not isinstance(positions, dict):
-            found = tuple(_span([position], len(words)) for position in positions)
-            return tuple(words[span[0]] for span in found), found
-        spans = []
-        for span in positions.values():
-            if isinstance(span, (list, tuple)) and span and isinstance(span[0], (list, tuple)):
-                span = span[number]
-            spans.append(_span([span] if isinstance(span, int) else span, len(words)))
-        return tuple(positions), tuple(spans)
+            positions = [positions] if isinstance(positions, (int, str, slice)) else positions
+            found = tuple(_span(position, prompts) for position in positions)
+            labels = (
+                position if isinstance(position, str) else "".join(words[place] for place in span)
+                for position, span in zip(positions, found, strict=True)
+            )
+            return tuple(labels), found
+        return tuple(positions), tuple(
+            _span(_of_pair(name, span, number), prompts) for name, span in positions.items()
+        )
 
     def points(self, spans: Sequence[tuple[int, ...]]) -> tuple[list[Point], list[Spot]]:
         """One run for every site, layer, span and (at `z`) head, and where its number goes."""
@@ -101,8 +108,7 @@ class Chosen:
 
 def words_of(model: LanguageModel, ids: torch.Tensor) -> list[str]:
     """The tokens of one prompt as text; their ids where there is no tokenizer."""
-    found = ids[0].tolist()
-    return [f"<{one}>" for one in found] if model.tokenizer is None else str_tokens(model.tokenizer, found)
+    return str_tokens(model.tokenizer, ids[0])
 
 
 def _sites(sites: Sequence[str]) -> tuple[str, ...]:
@@ -132,11 +138,20 @@ def _heads(model: LanguageModel, heads: bool | Sequence[int]) -> tuple[int, ...]
     return tuple(dict.fromkeys(int(head) for head in chosen))
 
 
-def _span(span: Any, count: int) -> tuple[int, ...]:
-    span = range(count)[span] if isinstance(span, slice) else span
-    for position in span:
-        if not -count <= position < count:
-            raise InputError(f"the prompt has {count} positions, 0 to {count - 1}; there is no {position}.")
-    if not len(span):
+def _of_pair(name: str, span: Any, number: int) -> Any:
+    """A span of one pair of prompts, where spans are listed by pair."""
+    if isinstance(span, (list, tuple)) and span and not hasattr(span[0], "__index__"):
+        if number >= len(span):
+            raise InputError(
+                f"`{name}` lists spans of {len(span)} pairs of prompts, and there is a pair {number}; give "
+                "one for each pair, or one that holds for all."
+            )
+        return span[number]
+    return span
+
+
+def _span(span: Any, prompts: Sequence[Tokens]) -> tuple[int, ...]:
+    found = found_in(span, *prompts)
+    if not found:
         raise InputError("a span of positions is empty; give at least one position.")
-    return tuple(int(position) % count for position in span)
+    return found

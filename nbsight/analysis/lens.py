@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from nbsight.analysis.provenance import provenance
 from nbsight.analysis.readout import read_layers
-from nbsight.analysis.unembedding import Unembedding, hidden_state, last_blocks, unembedding_of
+from nbsight.analysis.unembedding import hidden_state, last_blocks, unembedding_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.lens import Lens, LensCell
 
@@ -36,12 +37,13 @@ def logit_lens(
         track: Tokens to follow through the layers, each text of one token or an id: their probability
             and rank everywhere.
         statistics: Whether to compute the entropy of every distribution and how far it is from the last
-            layer's, KL(last ‖ layer); without them it takes two thirds of the time.
+            layer's, KL(last ‖ layer).
 
     Returns:
         The top tokens, shape (layer, position, rank), with probabilities over the whole vocabulary,
         float32, likeliest first. Layer i is the stream after block i; the last layer is the model's own
-        output. Shown in a notebook, its cells open and ask the model for longer rankings.
+        output, which `check` confirms for this prompt. Shown in a notebook, its cells open and ask the
+        model for longer rankings.
 
     Raises:
         InputError: the prompt is several prompts, or `top_k` is below 1.
@@ -51,32 +53,43 @@ def logit_lens(
     """
     if top_k < 1:
         raise InputError(f"top_k={top_k} keeps no tokens; write 1 or more.")
-    ids = _one_row(model, prompt)
+    ids = one_row(model, prompt)
     unembedding = unembedding_of(model, ids)
     blocks = list(last_blocks(model))
-    resid = []
-    with model.trace(ids, grad=False):
+    followed = token_ids(model, track)
+    resid, own = [], None
+    # The model's own last step, for the check, costs little at one position and much at all of them.
+    one = next((name for name in ("logits_to_keep", "num_logits_to_keep") if model._limits.takes(name)), None)
+    options: dict[str, Any] = {one: 1} if one else {}
+    with model.trace(ids, grad=False, use_cache=False, **options):
         for block in blocks:
             resid.append(hidden_state(block.output)[0])
+        if one:
+            own = model.output.logits[0, -1].clone()
+    more: dict[str, Any] = {}
     with torch.no_grad():
-        rows = torch.cat([layer.to(resid[-1].device) for layer in resid])
-        probs, top_ids = unembedding.top(rows, top_k)
-        followed = [model.to_single_token(one) if isinstance(one, str) else int(one) for one in track]
-        more: dict[str, Any] = {}
+        stream = torch.stack([layer.to(resid[-1].device) for layer in resid])
         if followed or statistics:
-            more = _more(unembedding, rows.unflatten(0, (len(blocks), -1)), followed, statistics)
-    shape = (len(blocks), ids.shape[1], probs.shape[-1])
-    words = {index: _words(model, [index])[0] for index in set(top_ids.flatten().tolist())}
-    text = prompt if isinstance(prompt, str) else _text(model, ids)
+            read = read_layers(unembedding, stream, followed, top_k=top_k)
+            probs, top_ids = read.top_probs, read.top_ids
+            more |= {"entropy": read.entropy.numpy(), "kl": read.kl.numpy()} if statistics else {}
+            more |= {"track_probs": read.probs.numpy(), "track_ranks": read.ranks.numpy()} if followed else {}
+        else:
+            probs, top_ids = unembedding.top(stream.flatten(0, 1), top_k)
+        probs, top_ids = (part.reshape(*stream.shape[:2], -1) for part in (probs, top_ids))
+        check = None if own is None else last_row_error(own, probs[-1, -1], top_ids[-1, -1])
+    words = str_tokens(model.tokenizer, ids[0])
+    text = prompt if isinstance(prompt, str) else "".join(words)
     return Lens(
         prompt=text,
-        tokens=_words(model, ids[0].tolist()),
+        tokens=words,
         layers=range(len(blocks)),
-        top_ids=top_ids.reshape(shape).numpy(),
-        top_tokens=np.array([words[index] for index in top_ids.flatten().tolist()], object).reshape(shape),
-        top_probs=probs.reshape(shape).numpy(),
-        tracked=_words(model, followed),
+        top_ids=top_ids.numpy(),
+        top_tokens=token_words(model, top_ids),
+        top_probs=probs.numpy(),
+        tracked=str_tokens(model.tokenizer, followed),
         model=str(model._name),
+        check=check,
         **more,
         provenance=provenance(model, [text]),
         detail=_Detail(model, ids),
@@ -99,7 +112,7 @@ def lens_cell(model: LanguageModel, prompt: Any, layer: int, position: int, *, t
     """
     if top_k < 1:
         raise InputError(f"top_k={top_k} keeps no tokens; write 1 or more.")
-    ids = _one_row(model, prompt)
+    ids = one_row(model, prompt)
     blocks = last_blocks(model)
     layer = _index("layer", layer, len(blocks))
     position = _index("position", position, ids.shape[1])
@@ -109,19 +122,36 @@ def lens_cell(model: LanguageModel, prompt: Any, layer: int, position: int, *, t
     with torch.no_grad():
         probs, top_ids = unembedding.top(resid[None], top_k)
     found = top_ids[0].tolist()
-    return LensCell(layer, position, tuple(_words(model, found)), top_ids[0].numpy(), probs[0].numpy())
+    words = tuple(str_tokens(model.tokenizer, found))
+    return LensCell(layer, position, words, top_ids[0].numpy(), probs[0].numpy())
 
 
-def _more(
-    unembedding: Unembedding, stream: torch.Tensor, followed: list[int], statistics: bool
-) -> dict[str, Any]:
-    read = read_layers(unembedding, stream, followed)
-    found: dict[str, Any] = {}
-    if statistics:
-        found |= {"entropy": read.entropy.numpy(), "kl": read.kl.numpy()}
-    if followed:
-        found |= {"track_probs": read.probs.numpy(), "track_ranks": read.ranks.numpy()}
+def token_ids(model: LanguageModel, tokens: Sequence[str | int]) -> list[int]:
+    """The ids of tokens that are given as text of one token, or as ids.
+
+    Raises:
+        InputError: a text is several tokens, or there is no such id.
+    """
+    tokens = [tokens] if isinstance(tokens, (str, int)) else tokens
+    found = [model.to_single_token(one) if isinstance(one, str) else int(one) for one in tokens]
+    size = model._limits.vocabulary
+    for one in found:
+        if one < 0 or (size is not None and one >= size):
+            raise InputError(f"there is no token {one}; the ids of this model are 0 to {(size or 0) - 1}.")
     return found
+
+
+def token_words(model: LanguageModel, ids: torch.Tensor) -> NDArray[np.object_]:
+    """The texts of token ids, of the same shape; each id is decoded once."""
+    flat = ids.flatten().tolist()
+    words = {index: str_tokens(model.tokenizer, [index])[0] for index in set(flat)}
+    return np.array([words[index] for index in flat], object).reshape(ids.shape)
+
+
+def last_row_error(own: torch.Tensor, probs: torch.Tensor, ids: torch.Tensor) -> float:
+    """The largest difference of probabilities from those of the model's own logits, (d_vocab,)."""
+    wanted = own.float().softmax(-1)[ids.to(own.device)].cpu()
+    return float((probs - wanted).abs().max())
 
 
 class _Detail:
@@ -135,7 +165,8 @@ class _Detail:
         return lens_cell(self.model, self._ids, layer, position, top_k=top_k)
 
 
-def _one_row(model: LanguageModel, prompt: Any) -> torch.Tensor:
+def one_row(model: LanguageModel, prompt: Any) -> torch.Tensor:
+    """The ids of one prompt, (1, position)."""
     ids = model.to_tokens(prompt)
     if ids.shape[0] != 1:
         raise InputError(
@@ -151,13 +182,3 @@ def _index(what: str, index: int, size: int) -> int:
             f"the lens has {size} {what}s, 0 to {size - 1}; there is no {index}. For the last one write -1."
         )
     return int(index) % size
-
-
-def _words(model: LanguageModel, ids: list[int]) -> list[str]:
-    if model.tokenizer is None:
-        return [f"<{index}>" for index in ids]
-    return str_tokens(model.tokenizer, ids)
-
-
-def _text(model: LanguageModel, ids: torch.Tensor) -> str:
-    return "".join(_words(model, ids[0].tolist()))

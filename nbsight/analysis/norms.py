@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbsight.analysis.provenance import provenance
 from nbsight.errors import InputError, PathError
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.norms import Norms
 
@@ -17,6 +17,8 @@ __all__ = ["stream_norms"]
 
 COMPONENTS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 CHANNELS = 8
+#: Positions at which streams of different layers are compared: all of them are held at once.
+COMPARED = 256
 
 
 def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
@@ -28,8 +30,8 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
 
     Returns:
         Norms over d_model, float32, (component, layer, position); the cosine between the stream before and
-        after each block, (layer, position); and the channels that are largest in the stream. A parallel
-        block has no `resid_mid`, so it is left out there.
+        after each block, (layer, position), and between those of every two layers, (layer, layer); and the
+        channels that are largest in the stream. A parallel block has no `resid_mid`, so it is left out there.
 
     Raises:
         InputError: the prompt is several prompts.
@@ -45,7 +47,10 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
     layers = range(std.n_layers)
     components = [name for name in COMPONENTS if _exists(std, name)]
     norms: dict[str, list[torch.Tensor]] = {name: [] for name in components}
-    turns, sizes = [], []
+    turns, sizes, directions = [], [], []
+    # Without the first position, where many models park attention.
+    later = slice(1, None) if ids.shape[1] > 1 else slice(None)
+    every = max(1, -(-ids.shape[1] // COMPARED))
     with model.trace(ids, grad=False):
         for layer in layers:
             before: Any = None
@@ -57,14 +62,15 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
                     before = value.clone()
                 elif name == "resid_post":
                     turns.append(torch.cosine_similarity(before, value, dim=-1).cpu())
-                    # Without the first position, where many models park attention.
-                    later = value[1:] if len(value) > 1 else value
-                    sizes.append(later.square().mean(0).sqrt().cpu())
+                    sizes.append(value[later].square().mean(0).sqrt().cpu())
+                    some = value[later][::every]
+                    directions.append(torch.nn.functional.normalize(some, dim=-1).flatten().cpu())
+    flat = torch.stack(directions)
+    alike = flat @ flat.T / (flat.shape[1] // len(sizes[0]))  # the mean of their positions' products
     size = torch.stack(sizes)
     relative = size / size.median(dim=-1, keepdim=True).values.clamp_min(1e-12)
     channels = relative.amax(0).topk(min(CHANNELS, relative.shape[-1])).indices
-    found = ids[0].tolist()
-    words = str_tokens(model.tokenizer, found) if model.tokenizer is not None else [f"<{i}>" for i in found]
+    words = str_tokens(model.tokenizer, ids[0])
     text = prompt if isinstance(prompt, str) else "".join(words)
     return Norms(
         prompt=text,
@@ -73,6 +79,8 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
         tokens=words,
         norm=np.stack([torch.stack(norms[name]).numpy() for name in components]),
         turn=torch.stack(turns).numpy(),
+        other_layers=list(layers),
+        alike=alike.numpy(),
         channels=channels.tolist(),
         channel_size=relative[:, channels].numpy(),
         model=str(model._name),

@@ -13,10 +13,10 @@ import torch
 from nbsight.analysis.chosen import Chosen, words_of
 from nbsight.analysis.growing import stored_values
 from nbsight.analysis.metrics import Answers, Metric, metric_of
-from nbsight.analysis.provenance import provenance
 from nbsight.analysis.sweep import Sweep, progress_bar
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
+from nbsight.models.provenance import provenance
 from nbsight.models.tokens import describe_lengths
 from nbsight.results.patching import Patching
 
@@ -34,7 +34,7 @@ def activation_patching(
     metric: Any = None,
     sites: Sequence[str] = ("resid_post",),
     layers: Sequence[int] | None = None,
-    positions: Sequence[int] | dict[str, Any] | None = None,
+    positions: Sequence[int | str | slice] | dict[str, Any] | None = None,
     heads: bool | Sequence[int] = True,
     direction: str = "denoise",
     batch: int | None = None,
@@ -52,8 +52,9 @@ def activation_patching(
             `Metric`, or "logit_difference" (the default), "probability" or "kl".
         sites: Some of resid_pre, z, attn_out, resid_mid, mlp_out, resid_post.
         layers: Which blocks; all by default.
-        positions: Which positions, each on its own; all by default. A dictionary names spans that are
-            patched as a whole: `{"subject": [1, 2, 3], "last": -1}`, or a list of spans, one for each pair.
+        positions: Which positions, each on its own; all by default. A string of either prompt or a slice
+            is a span that is patched as a whole: `["Eiffel Tower", -1]`. A dictionary names spans:
+            `{"subject": [1, 2, 3], "last": -1}`, or a list of spans, one for each pair.
         heads: For `z`: True patches head by head, False all heads at once, or a list of heads.
         direction: "denoise" runs the corrupted prompt and patches from the clean one; "noise" the other way.
         batch: Runs in one batch; by default as many as fit the free memory.
@@ -120,7 +121,7 @@ class PatchingSweep:
         metric: Any = None,
         sites: Sequence[str] = ("resid_post",),
         layers: Sequence[int] | None = None,
-        positions: Sequence[int] | dict[str, Any] | None = None,
+        positions: Sequence[int | str | slice] | dict[str, Any] | None = None,
         heads: bool | Sequence[int] = True,
         direction: str = "denoise",
         batch: int | None = None,
@@ -236,7 +237,7 @@ class PatchingSweep:
                 f"{describe_lengths(self.model.tokenizer, clean[0].tolist(), corrupted[0].tolist())}"
             )
         base, donor = (corrupted, clean) if self.direction == "denoise" else (clean, corrupted)
-        labels, spans = self.chosen.spans(positions, number, base)
+        labels, spans = self.chosen.spans(positions, number, base, donor)
         if not self.labels:
             self.labels = labels
         elif len(spans) != len(self.labels):

@@ -21,10 +21,11 @@ from nbsight.errors import UnknownArchitectureError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.limits import text_config
 
-__all__ = ["Unembedding", "hidden_state", "last_blocks", "unembedding_of"]
+__all__ = ["Best", "Unembedding", "hidden_state", "last_blocks", "unembedding_of"]
 
-#: Logits held at a time: with the passes over them, some 30 MB.
-_CELLS = 2_000_000
+#: Logits held at a time, 2 MB; more is no faster, except where starting a kernel costs more than its work.
+_CELLS = 2**19
+_CELLS_OFF_CPU = 2**23
 _ROWS = 1024
 
 #: How far the found logits may be from the model's own, relative to the largest.
@@ -81,22 +82,13 @@ class Unembedding:
         return torch.cat([probs for probs, _ in parts]), torch.cat([ids for _, ids in parts])
 
     def _top(self, resid: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = self.normed(resid)
-        best: torch.Tensor | None = None
-        start = 0
-        for part in self.parts(rows):
-            values, ids = part.topk(min(top_k, part.shape[-1]))
-            ids, total = ids + start, part.logsumexp(-1)
-            start += part.shape[-1]
-            if best is None:
-                best, best_ids, whole = values, ids, total
-                continue
-            whole = torch.logaddexp(whole, total)
-            both, both_ids = torch.cat([best, values], -1), torch.cat([best_ids, ids], -1)
-            best, places = both.topk(min(top_k, both.shape[-1]))
-            best_ids = both_ids.gather(-1, places)
-        assert best is not None
-        return (best - whole[:, None]).exp().cpu(), best_ids.cpu()
+        best, whole = Best(top_k), None
+        for part in self.parts(self.normed(resid)):
+            best.add(part)
+            total = part.logsumexp(-1)
+            whole = total if whole is None else torch.logaddexp(whole, total)
+        assert whole is not None
+        return (best.values - whole[:, None]).exp().cpu(), best.ids.cpu()
 
     @property
     def _matrix(self) -> torch.Tensor | None:
@@ -134,7 +126,8 @@ class Unembedding:
             return
         bias: torch.Tensor | None = self.head.bias
         rows = rows.to(weight.device)
-        size = max(1024, _CELLS // len(rows))
+        cells = _CELLS if weight.device.type == "cpu" else _CELLS_OFF_CPU
+        size = max(1, cells // len(rows))
         for start in range(0, len(weight), size):
             part = slice(start, start + size)
             yield self._finished(
@@ -143,6 +136,32 @@ class Unembedding:
 
     def _finished(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.after is None else self.after(logits)
+
+
+class Best:
+    """The largest logits of every row, of as much of the vocabulary as has been seen.
+
+    Args:
+        top_k: How many; at most the size of the vocabulary.
+    """
+
+    values: torch.Tensor
+    ids: torch.Tensor
+
+    def __init__(self, top_k: int) -> None:
+        self.top_k = top_k
+        self.seen = 0
+
+    def add(self, part: torch.Tensor) -> None:
+        """Take the next part of the vocabulary, logits of shape (row, token)."""
+        values, ids = part.topk(min(self.top_k, part.shape[-1]))
+        ids = ids + self.seen
+        if self.seen:
+            both, both_ids = torch.cat([self.values, values], -1), torch.cat([self.ids, ids], -1)
+            values, places = both.topk(min(self.top_k, both.shape[-1]))
+            ids = both_ids.gather(-1, places)
+        self.values, self.ids = values, ids
+        self.seen += part.shape[-1]
 
 
 def last_blocks(model: LanguageModel) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["grid_text", "shorten", "visible"]
+__all__ = ["grid_text", "number_text", "shorten", "visible"]
 
 # The same marks as in js/src/shared/tokens.ts
 MARKS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅"}
@@ -41,6 +41,7 @@ def grid_text(
     labels: NDArray[np.object_],
     values: NDArray[np.floating[Any]],
     corner: str,
+    what: str = "positions",
     width: int = 100,
 ) -> str:
     """A grid of tokens with a number each, last row first; columns that do not fit are counted.
@@ -51,6 +52,7 @@ def grid_text(
         labels: Text of each cell, shape (row, column).
         values: Number of each cell in [0, 1], shape (row, column).
         corner: What the rows are.
+        what: What the columns are, where some are left out.
         width: Characters per line.
     """
     margin = max(len(corner), *(len(str(row)) for row in rows)) if rows else len(corner)
@@ -68,7 +70,7 @@ def grid_text(
         )
         lines.append(f"{rows[index]!s:>{margin}}" + "".join(cells))
     if shown < len(columns):
-        lines.append(f"{'':>{margin}}  … and {len(columns) - shown} more positions")
+        lines.append(f"{'':>{margin}}  … and {len(columns) - shown} more {what}")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.tokens import TokenBatch, Tokens
 
-__all__ = ["tokens_of"]
+__all__ = ["tokens_of", "tokens_of_ids"]
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def tokens_of(model: Any, prompt: Any, options: dict[str, Any]) -> Tokens | TokenBatch:
@@ -22,10 +26,10 @@ def tokens_of(model: Any, prompt: Any, options: dict[str, Any]) -> Tokens | Toke
         options: Options of the tokenizer, such as `add_special_tokens`.
     """
     prepared = model._prepare((prompt,), dict(options))
-    rows = [[int(index) for index in row] for row in prepared.fields["input_ids"]]
+    rows = prepared.fields["input_ids"]
     tokenizer = model.tokenizer
     texts = _texts(prompt, len(rows))
-    found = [_tokens(tokenizer, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
+    found = [tokens_of_ids(model, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
     if len(found) == 1 and not _is_list(prompt):
         return found[0]
     return TokenBatch(found, getattr(tokenizer, "padding_side", "right"))
@@ -42,8 +46,20 @@ def _texts(prompt: Any, count: int) -> Sequence[str | None]:
     return list(prompt) if _is_list(prompt) else [None] * count
 
 
-def _tokens(tokenizer: Any, ids: list[int], text: str | None, options: dict[str, Any]) -> Tokens:
-    strings = [f"<{index}>" for index in ids] if tokenizer is None else str_tokens(tokenizer, ids)
+def tokens_of_ids(
+    model: Any, ids: Sequence[int], text: str | None = None, options: Mapping[str, Any] = EMPTY
+) -> Tokens:
+    """The tokens of one prompt whose ids are known.
+
+    Args:
+        model: A language model.
+        ids: Of one prompt.
+        text: What they were made from; without it the tokens' own texts in a row count as that.
+        options: What the tokenizer was told then.
+    """
+    ids = [int(one) for one in ids]
+    tokenizer = model.tokenizer
+    strings = str_tokens(tokenizer, ids)
     offsets = None if text is None else _offsets(tokenizer, ids, text, options)
     if text is None or offsets is None:
         # The tokens' own texts in a row: for ids and chats, and for tokenizers that do not tell.
@@ -60,10 +76,11 @@ def _tokens(tokenizer: Any, ids: list[int], text: str | None, options: dict[str,
         end=offsets[:, 1],
         special=np.array([index in special for index in ids], bool),
         has_bos=bool(ids) and bos is not None and ids[0] == bos,
+        provenance=provenance(model, [text], tokenizer=type(tokenizer).__name__),
     )
 
 
-def _offsets(tokenizer: Any, ids: list[int], text: str, options: dict[str, Any]) -> Any:
+def _offsets(tokenizer: Any, ids: list[int], text: str, options: Mapping[str, Any]) -> Any:
     """Which characters each token stands for; None if the tokenizer does not say."""
     if not getattr(tokenizer, "is_fast", False):
         return None

@@ -133,9 +133,11 @@ def token_text(tokenizer: Any, token: int) -> str:
 
 
 def str_tokens(tokenizer: Any, ids: Sequence[int] | torch.Tensor) -> list[str]:
-    """The text of each token of one prompt."""
+    """The text of each token of one prompt; `<id>` for each where there is no tokenizer."""
     if isinstance(ids, torch.Tensor):
         ids = ids.tolist()
+    if tokenizer is None:
+        return [f"<{token}>" for token in ids]
     return [token_text(tokenizer, token) for token in ids]
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from nbsight.models.layout import LAYER_NAMES, Layout, layouts_of
 from nbsight.models.places import Place, first_tensor
+from nbsight.models.provenance import provenance
 from nbsight.results.verification import NameRow, Verification
 
 __all__ = ["NAMES", "Known", "check", "known_of"]
@@ -26,6 +27,9 @@ NAMES = ("embed", "pos_embed", *LAYER_NAMES, "ln_final", "unembed", "logits")
 
 SHAPE = (2, 5)
 """Rows and positions of the tokens: with two rows, rows and positions cannot be taken for each other."""
+
+SEED = 0
+"""Of the random tokens."""
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """The accepted length of a difference over the length of the sum, by the stream's dtype.
@@ -125,6 +129,7 @@ def _unknown(root: Any) -> Verification:
         remarks=["no architecture that is known looks like this model"] * len(NAMES),
         layers=[],
         error=np.zeros((len(NAMES), 0)),
+        provenance=provenance(root, seed=SEED),
     )
 
 
@@ -132,7 +137,7 @@ def _unknown(root: Any) -> Verification:
 
 
 def _run(root: Any, module: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)  # nobody's random numbers are used up
+    generator = torch.Generator().manual_seed(SEED)  # nobody's random numbers are used up
     ids = torch.randint(root._limits.vocabulary or 100, SHAPE, generator=generator)
     options: dict[str, Any] = {"use_cache": False} if root._limits.takes("use_cache") else {}
     with torch.no_grad():
@@ -306,6 +311,7 @@ class _Table:
             remarks=remarks,
             layers=range(layout.n_layers),
             error=np.stack([self.error[name] for name in NAMES]),
+            provenance=provenance(root, seed=SEED),
         )
 
     def _where(self, name: str) -> str:

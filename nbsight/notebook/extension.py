@@ -22,6 +22,8 @@ def load_ipython_extension(ip: Any) -> None:
     ip.Completer.custom_matchers.append(matcher)
     # By name: a notebook that shows no lens never imports widgets.
     ip.display_formatter.mimebundle_formatter.for_type_by_name("nbsight.results.lens", "Lens", lens_bundle)
+    # A page that strips colours would take HTML before the widget's picture.
+    ip.display_formatter.formatters["text/html"].for_type_by_name("nbsight.results.lens", "Lens", no_html)
     pngs = ip.display_formatter.formatters["image/png"]
     # Figures of `result.plot()` are made without pyplot, which is what lets a notebook draw others.
     draws = pngs.for_type_by_name("matplotlib.figure", "Figure") is None
@@ -43,6 +45,7 @@ def unload_ipython_extension(ip: Any) -> None:
     if added["draws"]:
         _take_off(ip.display_formatter.formatters["image/png"], "matplotlib.figure", "Figure", figure_bytes)
     _take_off(ip.display_formatter.mimebundle_formatter, "nbsight.results.lens", "Lens", lens_bundle)
+    _take_off(ip.display_formatter.formatters["text/html"], "nbsight.results.lens", "Lens", no_html)
 
 
 def _take_off(formatter: Any, module: str, name: str, printer: Any) -> None:
@@ -59,6 +62,10 @@ def figure_bytes(figure: Any) -> bytes:
     from nbsight.display.figures import figure_png
 
     return figure_png(figure, dpi=92)
+
+
+def no_html(lens: Any) -> None:
+    """A lens is shown by its widget, whose copies are a picture and text."""
 
 
 def lens_bundle(lens: Any, include: Any = None, exclude: Any = None) -> Any:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nbsight.display import html
 from nbsight.display.text import visible
 from nbsight.errors import InputError
 from nbsight.results.tokens import Tokens
 
+if TYPE_CHECKING:
+    import pandas
+
 __all__ = ["Alignment", "align"]
+
+
+SHOWN = 60
+"""Pairs on show."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +75,49 @@ class Alignment:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.pairs)
 
-    def __repr__(self) -> str:
-        differing = set(self.differing)
-        missing = len(self.only_first) + len(self.only_second)
-        head = f"{len(self)} pairs of positions ({self.how}), {len(differing)} differ"
-        head += f", {missing} positions have no partner" if missing else ""
-        return "\n".join([head, *self._lines(differing)])
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row for each pair: positions, tokens, and whether they are the same (needs pandas)."""
+        import pandas
 
-    def _lines(self, differing: set[tuple[int, int]]) -> Iterator[str]:
+        first, second = self.index
+        return pandas.DataFrame(
+            {
+                "first": first,
+                "first_token": [self.first.strings[place] for place in first],
+                "second": second,
+                "second_token": [self.second.strings[place] for place in second],
+                "same": self.first.ids[first] == self.second.ids[second],
+            }
+        )
+
+    def __repr__(self) -> str:
+        width = max((len(visible(text)) for text in self.first.strings), default=0)
+        lines = [
+            f"{one:>3} {left:<{width}}  {mark}  {other:>3} {right}".rstrip()
+            for one, left, mark, other, right in self._rows()[:SHOWN]
+        ]
+        return "\n".join([self._head, *lines, *self._left_out()])
+
+    def _repr_html_(self) -> str:
+        rows = self._rows()[:SHOWN]
+        # Only what differs has a colour.
+        shades = np.array([[0.0, 1.0 if mark == "≠" else 0.0, 0.0, 0.0] for _, _, mark, _, _ in rows])
+        grid = html.table((), rows, left=(1, 4), shades=shades)
+        return html.document(html.heading(self._head), grid, html.lines(self._left_out()))
+
+    @property
+    def _head(self) -> str:
+        missing = len(self.only_first) + len(self.only_second)
+        head = f"{len(self)} pairs of positions ({self.how}), {len(self.differing)} differ"
+        return head + (f", {missing} positions have no partner" if missing else "")
+
+    def _left_out(self) -> list[str]:
+        more = len(self._rows()) - SHOWN
+        return [f"… and {more} more"] if more > 0 else []
+
+    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        """What is on show, a line each: position and token here, a mark, position and token there."""
+        differing = set(self.differing)
         partners = dict(self.pairs)
         lone = list(self.only_second)
         rows: list[tuple[int | None, int | None]] = []
@@ -83,14 +127,18 @@ class Alignment:
                 rows.append((None, lone.pop(0)))
             rows.append((place, other))
         rows += [(None, place) for place in lone]
-        width = max((len(visible(text)) for text in self.first.strings), default=0)
-        for one, other in rows[:60]:
-            left = "" if one is None else f"{one:>3} {visible(self.first.strings[one])}"
-            right = "" if other is None else f"{other:>3} {visible(self.second.strings[other])}"
-            mark = "≠" if (one, other) in differing else "=" if None not in (one, other) else " "
-            yield f"{left:<{width + 4}}  {mark}  {right}".rstrip()
-        if len(rows) > 60:
-            yield f"… and {len(rows) - 60} more"
+        return [
+            (
+                *_place(self.first, one),
+                "≠" if (one, other) in differing else "=" if None not in (one, other) else " ",
+                *_place(self.second, other),
+            )
+            for one, other in rows
+        ]
+
+
+def _place(tokens: Tokens, position: int | None) -> tuple[str, str]:
+    return ("", "") if position is None else (str(position), visible(tokens.strings[position]))
 
 
 def align(

@@ -13,6 +13,7 @@ in what unit they are; from that follow the checks of shape, the tables and the 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from nbsight.display import html
 from nbsight.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,6 +108,28 @@ class Result:
                 f"{type(self).__name__}: `{name}` has {size} entries along `{dim}` and `{other}` has {known}."
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is not saved: a model does not travel with its results."""
+        kept = {own.name: own.default for own in fields(self) if not own.metadata.get("saved", True)}
+        return {**self.__dict__, **kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)  # frozen: `setattr` would refuse
+
+    # -- on show -------------------------------------------------------------------------------
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same as the text repr, with what it depends on as a hint."""
+        known = self.provenance
+        names = ("model", "revision", "dtype", "attn_implementation", "seed", *_PACKAGES)
+        hint = " · ".join(f"{name} {known[name]}" for name in names if known.get(name) is not None)
+        return html.document(*self._html(), title=hint)
+
+    def _html(self) -> Sequence[str]:
+        """The parts of the HTML; for results without tables of their own their text."""
+        head, _, rest = repr(self).partition("\n")
+        return html.heading(head), html.preformatted(rest)
+
     # -- as tables -----------------------------------------------------------------------------
 
     def to_xarray(self) -> xarray.Dataset:
@@ -123,16 +147,27 @@ class Result:
             else:  # words may occur twice, so they cannot be the index
                 coords.setdefault(dim, np.arange(len(labels)))
                 coords[name] = (dim, _array(labels))
-        return xarray.Dataset(data, coords=coords, attrs={"kind": type(self).__name__, **self.provenance})
+        # Only what a file of xarray's can hold.
+        known = {name: value for name, value in self.provenance.items() if value is not None}
+        plain = {
+            name: json.dumps(_plain(v)) if isinstance(v, (Mapping, bool)) else v for name, v in known.items()
+        }
+        return xarray.Dataset(data, coords=coords, attrs={"kind": type(self).__name__, **plain})
 
-    def to_dataframe(self) -> pandas.DataFrame:
-        """One row for each entry of the arrays, their labels beside it (needs pandas).
+    def to_dataframe(self, variable: str | None = None) -> pandas.DataFrame:
+        """One row for each entry of an array, its labels beside it (needs pandas).
 
-        Arrays with fewer dimensions are repeated along those that they have not.
+        Arrays over some of its dimensions are in the table, too, repeated along the others.
+
+        Args:
+            variable: Name of the array, as `to_xarray` has it; by default the one with most dimensions.
+
+        Raises:
+            InputError: there is no such array.
         """
         import pandas
 
-        dims = self._dims()
+        dims = self._dims(variable)
         shape = tuple(dims.values())
         places = dict(zip(dims, np.indices(shape).reshape(len(shape), -1), strict=True))
         columns: dict[str, Any] = {}
@@ -143,8 +178,8 @@ class Result:
             for name, values in labels:
                 columns[name] = _array(values)[index]
         for table, own, array in self._variables():
-            at = tuple(places[dim] for dim in own.metadata["dims"])
-            columns[table] = array[at]
+            if set(own.metadata["dims"]) <= set(dims):
+                columns[table] = array[tuple(places[dim] for dim in own.metadata["dims"])]
         return pandas.DataFrame(columns)
 
     def _variables(self) -> list[tuple[str, Any, Any]]:
@@ -161,13 +196,17 @@ class Result:
             if "along" in own.metadata
         ]
 
-    def _dims(self) -> dict[str, int]:
-        """The dimensions of the arrays and their sizes, those of the largest array first."""
-        found: dict[str, int] = {}
-        for _, own, array in sorted(self._variables(), key=lambda entry: -entry[2].ndim):
-            for dim, size in zip(own.metadata["dims"], array.shape, strict=True):
-                found.setdefault(dim, size)
-        return found
+    def _dims(self, variable: str | None) -> dict[str, int]:
+        """The dimensions of one array and their sizes."""
+        every = {table: (own, array) for table, own, array in self._variables()}
+        if variable is None:
+            variable = max(every, key=lambda table: every[table][1].ndim)
+        elif variable not in every:
+            raise InputError(
+                f"there is no {variable!r} in this {type(self).__name__}; it has {', '.join(every)}."
+            )
+        own, array = every[variable]
+        return dict(zip(own.metadata["dims"], array.shape, strict=True))
 
     # -- as a file -----------------------------------------------------------------------------
 
@@ -235,9 +274,7 @@ class Result:
             how.append(f"{known['attn_implementation']} attention")
         if known.get("seed") is not None:
             how.append(f"seed {known['seed']}")
-        packages = [
-            f"{name} {known[name]}" for name in ("nbsight", "torch", "transformers") if known.get(name)
-        ]
+        packages = [f"{name} {known[name]}" for name in _PACKAGES if known.get(name)]
         return (
             f"{self.title[:1].upper()}{self.title[1:]} of {model}"
             + (f" in {', '.join(how)}" if how else "")
@@ -262,6 +299,10 @@ def load_result(path: str | Path) -> Any:
         kind, plain = header["kind"], header["fields"]
     except (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a result that nbsight saved: {error}.") from None
+    if kind not in _kinds:
+        # Each kind is known once its module is imported, and a new kernel may only want to look.
+        for module in Path(__file__).parent.glob("*.py"):
+            importlib.import_module(f"{__package__}.{module.stem}")
     if header.get("format") != FORMAT or kind not in _kinds:
         raise InputError(
             f"{path} holds a {kind} of format {header.get('format')}; this version reads format {FORMAT} of "

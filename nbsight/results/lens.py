@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbsight.display.text import grid_text, visible
+from nbsight.display import html
+from nbsight.display.text import grid_text, number_text, visible
+from nbsight.errors import InputError
 from nbsight.results.base import Result, coordinate, variable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Lens", "LensCell"]
+
+CLOSE = 1e-3
+"""How far the last row may be from the model's own output; half precision rounds that much."""
+
+WIDEST = 24
+"""Positions in one table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +69,8 @@ class Lens(Result):
         track_probs: Their probabilities, float32, (layer, position, tracked); None without any.
         track_ranks: How many tokens are likelier, int, (layer, position, tracked); 0 is the top.
         model: The name under which the model was loaded.
+        check: How far the last row's probabilities at the last position are from the model's own output
+            of the same run, at most; None where the model cannot give the logits of one position alone.
         provenance: What the numbers depend on: model, revision, dtype, attention implementation,
             versions of libraries. Plain values only.
         detail: How to ask the model for more than was kept: `detail(layer, position, top_k)`
@@ -87,6 +97,7 @@ class Lens(Result):
     track_ranks: NDArray[np.integer[Any]] | None = variable(
         "layer", "position", "tracked", name="tracked_rank", default=None
     )
+    check: float | None = None
     detail: Callable[[int, int, int], LensCell] | None = field(
         default=None, repr=False, metadata={"saved": False}
     )
@@ -134,6 +145,70 @@ class Lens(Result):
             place.append(int(index) % size)
         return place[0], place[1]
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What the check of the last row found, as a sentence; nothing if it was not measured."""
+        if self.check is None:
+            return ()
+        if self.check <= CLOSE:
+            return (f"the last row is the model's own output (probabilities within {self.check:.0e})",)
+        off = f"note: the last row's probabilities are up to {self.check:.2g} off the model's own output."
+        why = "Something changes it after the last block: an edit that is kept, or dropout in training mode."
+        return (f"{off} {why}",)
+
+    def plot(self, what: str = "token", *, position: int = -1, positions: slice = slice(None)) -> Figure:
+        """A still picture.
+
+        Args:
+            what: "token": the grid of top tokens. "probability" or "rank": the course of the tracked tokens
+                through the layers, at one position. "entropy" or "kl": a heatmap of layers and positions.
+            position: For the courses, which position; negative ones count from the end.
+            positions: For grid and heatmap, which positions; long prompts do not fit one picture.
+
+        Raises:
+            InputError: what it would show was not computed.
+        """
+        if what == "token":
+            return self.to_figure(positions=positions)
+        if what in ("probability", "rank"):
+            return self._courses(what, self.locate(0, position)[1])
+        if what not in ("entropy", "kl"):
+            raise InputError(f"a lens draws token, probability, rank, entropy or kl; not {what!r}.")
+        values = getattr(self, what)
+        if values is None:
+            raise InputError(f"`{what}` was not computed: `logit_lens(model, prompt, statistics=True)`.")
+        from nbsight.display.heatmaps import heatmaps
+
+        columns = [visible(token) for token in self.tokens[positions]]
+        panel = ("", values[:, positions], list(map(str, self.layers)), columns)
+        title = {"entropy": "Entropy of each layer's prediction", "kl": "From the last layer's prediction"}
+        unit = {"entropy": "entropy in nats", "kl": "KL(last layer ‖ this layer) in nats"}
+        return heatmaps([panel], title=self._titled(title[what]), value_title=unit[what])
+
+    def _courses(self, what: str, position: int) -> Figure:
+        from nbsight.display.lines import lines_figure
+
+        if self.track_probs is None or self.track_ranks is None:
+            raise InputError('no tokens were followed: `logit_lens(model, prompt, track=[" Paris"])`.')
+        courses = (self.track_probs if what == "probability" else self.track_ranks + 1.0)[:, position]
+        series = [
+            (visible(word), courses[:, at], courses[:, at], courses[:, at])
+            for at, word in enumerate(self.tracked)
+        ]
+        figure = lines_figure(
+            series,
+            places=list(map(str, self.layers)),
+            title=self._titled(f"Courses of tokens after {visible(self.tokens[position])}"),
+            x_title="layer",
+            y_title="probability" if what == "probability" else "rank (1 is the top)",
+        )
+        if what == "rank":
+            figure.axes[0].invert_yaxis()
+        return figure
+
+    def _titled(self, text: str) -> str:
+        return f"{text} · {self.model}" if self.model else text
+
     def to_figure(self, *, positions: slice = slice(None)) -> Figure:
         """A still picture of the grid as a matplotlib figure (no pyplot, so safe on any thread).
 
@@ -147,20 +222,13 @@ class Lens(Result):
             rows=self.layers,
             labels=self.top_tokens[:, positions, 0],
             values=self.top_probs[:, positions, 0],
-            title=f"Logit lens · {self.model}" if self.model else "Logit lens",
+            title=self._titled("Logit lens"),
             column_title="input token",
             row_title="layer",
             value_title="probability of the top token",
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "detail": None}  # a model does not travel with its results
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     def __repr__(self) -> str:
-        head = f"Lens of {self.prompt!r}" + (f" through {self.model}" if self.model else "")
         table = grid_text(
             columns=self.tokens,
             rows=self.layers,
@@ -168,4 +236,26 @@ class Lens(Result):
             values=self.top_probs[..., 0],
             corner="layer",
         )
-        return f"{head}: top token and its probability, last layer first\n{table}"
+        return "\n".join([self._head, table, *self.said])
+
+    @property
+    def _head(self) -> str:
+        head = f"Lens of {self.prompt!r}" + (f" through {self.model}" if self.model else "")
+        return f"{head}: top token and its probability, last layer first"
+
+    def _html(self) -> Sequence[str]:
+        shown = min(len(self.tokens), WIDEST)
+        rows = [
+            [
+                str(self.layers[row]),
+                *(
+                    f"{visible(self.top_tokens[row, at, 0])} {number_text(self.top_probs[row, at, 0])}"
+                    for at in range(shown)
+                ),
+            ]
+            for row in range(len(self.layers) - 1, -1, -1)
+        ]
+        header = ["layer", *map(visible, self.tokens[:shown])]
+        more = [f"… and {len(self.tokens) - shown} more positions"] if shown < len(self.tokens) else []
+        grid = html.table(header, rows, left=range(1, shown + 1), shades=self.top_probs[::-1, :shown, 0])
+        return html.heading(self._head), grid, html.lines([*more, *self.said])

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nbsight.display import html
 from nbsight.display.text import shorten, visible
+from nbsight.errors import InputError
 from nbsight.results.base import Result, coordinate, variable
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ class Norms(Result):
         tokens: The prompt's tokens as text.
         norm: L2 norms over d_model, float32, (component, layer, position).
         turn: Cosine between the stream before and after each block, float32, (layer, position).
+        other_layers: The same layers, for the second axis of `alike`.
+        alike: Cosine between the streams after every two blocks, the mean over positions from the second on
+            (of at most 256 of them), float32, (layer, other_layer).
         channels: The channels of the stream with the largest values, largest first.
         channel_size: How many times the median channel's size each of them has after each block,
             float32, (layer, channel); sizes are root mean squares over positions from the second on.
@@ -47,6 +52,8 @@ class Norms(Result):
     tokens: Sequence[str] = coordinate("position", name="token")
     norm: NDArray[np.float32] = variable("component", "layer", "position", unit="L2 norm")
     turn: NDArray[np.float32] = variable("layer", "position", name="cosine", unit="cosine")
+    other_layers: Sequence[int] = coordinate("other_layer")
+    alike: NDArray[np.float32] = variable("layer", "other_layer", name="cosine_between", unit="cosine")
     channels: Sequence[int] = coordinate("channel")
     channel_size: NDArray[np.float32] = variable("layer", "channel", unit="times the median channel")
     model: str = ""
@@ -95,40 +102,81 @@ class Norms(Result):
             )
         return tuple(found)
 
-    def plot(self) -> Figure:
-        """Norms by layer: one line for each component, the median over positions with its range."""
+    def plot(self, what: str = "norm") -> Figure:
+        """A still picture.
+
+        Args:
+            what: "norm": one line for each component, the median over positions with its range. "ratio": the
+                same of what attention and MLP write, beside the stream they write to. "cosine": a heatmap of
+                the streams after every two blocks. Or a component: its norms by layer and position.
+
+        Raises:
+            InputError: there is no such picture.
+        """
+        if what in ("norm", "ratio"):
+            return self._lines(what)
+        from nbsight.display.heatmaps import heatmaps
+
+        rows = list(map(str, self.layers))
+        if what == "cosine":
+            panel = ("", self.alike, rows, list(map(str, self.other_layers)))
+            title, unit = "Cosine between the streams after two blocks", "mean cosine over positions"
+        elif what in self.components:
+            panel = ("", self.of(what), rows, [visible(token) for token in self.tokens])
+            title, unit = f"Norms of {what}", "L2 norm"
+        else:
+            raise InputError(
+                f"norms draw norm, ratio, cosine, or one of {', '.join(self.components)}; not {what!r}."
+            )
+        return heatmaps([panel], title=f"{title} · {self.model}".rstrip(" ·"), value_title=unit)
+
+    def _lines(self, what: str) -> Figure:
         from nbsight.display.lines import lines_figure
 
         start = 1 if self.spike > _SPIKE and len(self.tokens) > 1 else 0
-        series = [
-            (
-                component,
-                np.median(self.of(component)[:, start:], axis=1),
-                self.of(component)[:, start:].min(1),
-                self.of(component)[:, start:].max(1),
-            )
-            # The stream before a block is the stream after the one below it.
-            for component in self.components
-            if component not in ("resid_pre", "resid_mid")
-        ]
+        # The stream before a block is the stream after the one below it.
+        drawn = [name for name in self.components if name not in ("resid_pre", "resid_mid")]
+        if what == "norm":
+            shown = [(name, self.of(name)[:, start:]) for name in drawn]
+        else:
+            shown = [(name, self.ratio(name)[:, start:]) for name in drawn if name in STREAM_OF]
+        series = [(name, np.median(values, axis=1), values.min(1), values.max(1)) for name, values in shown]
+        titles = {"norm": "Norms of the stream and its parts", "ratio": "What is written, beside the stream"}
         where = "positions from the second" if start else "positions"
         return lines_figure(
             series,
             places=list(map(str, self.layers)),
-            title=f"Norms of the stream and its parts · {self.model}".rstrip(" ·"),
+            title=f"{titles[what]} · {self.model}".rstrip(" ·"),
             x_title="layer",
-            y_title=f"L2 norm (median and range of {where})",
+            y_title=f"{'L2 norm' if what == 'norm' else 'share'} (median and range of {where})",
         )
 
     def __repr__(self) -> str:
+        lines = [self._head]
+        for first, *cells, last in [self._columns(), *self._cells()]:
+            lines.append(f"{first:>5}{''.join(f'{cell:>12}' for cell in cells)}{last:>10}")
+        return "\n".join([*lines, *self._said()])
+
+    def _html(self) -> Sequence[str]:
+        grid = html.table(self._columns(), self._cells())
+        return html.heading(self._head), grid, html.lines(self._said())
+
+    @property
+    def _head(self) -> str:
         head = f"Norms of {shorten(repr(self.prompt), 60)}" + (f" through {self.model}" if self.model else "")
-        lines = [f"{head}: L2 norm, median over positions"]
-        lines.append("layer" + "".join(f"{name:>12}" for name in self.components) + f"{'cosine':>10}")
-        medians = np.median(self.norm, axis=-1)
-        turns = np.median(self.turn, axis=-1)
-        for row in range(len(self.layers) - 1, -1, -1):
-            cells = "".join(f"{medians[part, row]:12.3g}" for part in range(len(self.components)))
-            lines.append(f"{self.layers[row]:>5}{cells}{turns[row]:10.3f}")
-        lines += [f"note: {note}" for note in self.notes]
-        lines.append("tokens: " + " ".join(visible(token) for token in self.tokens[:24]))
-        return "\n".join(lines)
+        return f"{head}: L2 norm, median over positions"
+
+    def _columns(self) -> list[str]:
+        return ["layer", *self.components, "cosine"]
+
+    def _cells(self) -> list[list[str]]:
+        """The table of medians, last layer first."""
+        medians, turns = np.median(self.norm, axis=-1), np.median(self.turn, axis=-1)
+        return [
+            [str(self.layers[row]), *(f"{part[row]:.3g}" for part in medians), f"{turns[row]:.3f}"]
+            for row in range(len(self.layers) - 1, -1, -1)
+        ]
+
+    def _said(self) -> list[str]:
+        notes = [f"note: {note}" for note in self.notes]
+        return [*notes, "tokens: " + " ".join(visible(token) for token in self.tokens[:24])]

@@ -190,12 +190,6 @@ class Patching(Result):
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(np.abs(way) > 1e-12, (values - start) / way, np.nan)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "resume": None}  # a model does not travel with its results
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     def __repr__(self) -> str:
         count = len(self.clean)
         lines = [

@@ -5,19 +5,26 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nbsight.display import html
 from nbsight.display.text import shorten, visible
 from nbsight.errors import InputError
 from nbsight.results.base import Result, coordinate, variable
 
-__all__ = ["Token", "TokenBatch", "Tokens"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Token", "TokenBatch", "Tokens", "found_in"]
 
 WIDTH = 100
 """Characters in a line of a table."""
+
+SHOWN = 40
+"""Prompts on show."""
 
 Where = int | slice | str | Sequence[Any]
 
@@ -208,13 +215,7 @@ class Tokens(Result):
     # -- as text -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        bos = f"begins with BOS {self.strings[0]}" if self.has_bos else "no BOS"
-        head = f"{len(self)} tokens of {_quoted(self.text)}, {bos}"
-        cells = [
-            (str(place), visible(text), str(index))
-            for place, (text, index) in enumerate(zip(self.strings, self.ids, strict=True))
-        ]
-        lines: list[str] = []
+        cells, lines = self._cells(), []
         while cells:
             taken, used = 0, 2
             while taken < len(cells) and (used := used + max(map(len, cells[taken])) + 2) <= WIDTH:
@@ -225,7 +226,30 @@ class Tokens(Result):
                 shown = "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True))
                 lines.append(f"{label:<2}  {shown}".rstrip())
             cells = cells[taken:]
-        return "\n".join([head, *lines])
+        return "\n".join([self._head, *lines])
+
+    @property
+    def _head(self) -> str:
+        bos = f"begins with BOS {self.strings[0]}" if self.has_bos else "no BOS"
+        return f"{len(self)} tokens of {_quoted(self.text)}, {bos}"
+
+    def _cells(self) -> list[tuple[str, str, str]]:
+        """Of each token what is on show: position, text, id."""
+        return [
+            (str(place), visible(text), str(index))
+            for place, (text, index) in enumerate(zip(self.strings, self.ids, strict=True))
+        ]
+
+    def _html(self) -> Sequence[str]:
+        cells = self._cells()
+        rows = [(label, *line) for label, line in zip(("", "", "id"), zip(*cells, strict=True), strict=False)]
+        return html.heading(self._head), html.table((), rows, left=range(1, len(cells) + 1))
+
+    def plot(self) -> Figure:
+        """The tokens as a strip, each as wide as its text, its position above and its id below."""
+        from nbsight.display.strips import strip
+
+        return strip(self._cells(), self.special, title=self._head)
 
 
 class TokenBatch(Sequence[Tokens]):
@@ -273,12 +297,45 @@ class TokenBatch(Sequence[Tokens]):
                 raise InputError(f"prompt {row}: {error}") from None
 
     def __repr__(self) -> str:
-        lines = [f"{row}: {len(one):>3}  {_row(one.strings)}" for row, one in enumerate(self._prompts[:40])]
-        if len(self) > 40:
-            lines.append(f"… and {len(self) - 40} more")
+        lines = [f"{row:>2}: {length:>3}  {text}" for row, length, text in self._rows()]
+        return "\n".join([self._head, *lines, *self._left_out()])
+
+    def _repr_html_(self) -> str:
+        grid = html.table((), [(f"{row}:", *rest) for row, *rest in self._rows()], left=(2,))
+        return html.document(html.heading(self._head), grid, html.lines(self._left_out()))
+
+    @property
+    def _head(self) -> str:
         bos = {one.has_bos for one in self._prompts}
         said = "some begin with BOS" if len(bos) > 1 else "all begin with BOS" if True in bos else "no BOS"
-        return "\n".join([f"tokens of {len(self)} prompts, {said}", *lines])
+        return f"tokens of {len(self)} prompts, {said}"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """Of each prompt its number, how many tokens it has, and its tokens."""
+        shown = self._prompts[:SHOWN]
+        return [(str(row), str(len(one)), _row(one.strings)) for row, one in enumerate(shown)]
+
+    def _left_out(self) -> list[str]:
+        return [f"… and {len(self) - SHOWN} more"] if len(self) > SHOWN else []
+
+
+def found_in(where: Where, *prompts: Tokens) -> tuple[int, ...]:
+    """The positions that are meant in prompts that line up one by one.
+
+    Args:
+        where: As for `Tokens.positions`. A string is looked for in the first prompt, then in the next: of
+            "The Eiffel Tower is" and "The Colosseum is" either name says where they differ.
+        prompts: The tokens of each, of one length.
+
+    Raises:
+        InputError: as for `Tokens.positions`, about the first prompt if a string is in none.
+    """
+    if isinstance(where, (list, tuple)):
+        return tuple(dict.fromkeys(place for one in where for place in found_in(one, *prompts)))
+    if isinstance(where, str):
+        holding = next((one for one in prompts if one.occurrences(where)), prompts[0])
+        return holding.positions(where)
+    return prompts[0].positions(where)
 
 
 def _row(strings: Sequence[str]) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nbsight.display import html
 from nbsight.results.base import Result, coordinate, variable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["NameRow", "Verification"]
 
@@ -104,15 +109,45 @@ class Verification(Result):
             )
         return head + (f"{refused} refused" if refused else "none")
 
-    def _lines(self) -> list[str]:
-        rows = self.rows
-        names = max((len(row.name) for row in rows), default=0)
-        places = max((len(row.place) for row in rows), default=0)
+    def _cells(self) -> list[tuple[str, str, str, str]]:
         return [
-            f"  {row.name:<{names}}  {row.place or '-':<{places}}  {_shown(row.error):>7}  "
-            f"{'' if row.status == 'verified' else row.status + ': '}{row.remark}".rstrip()
-            for row in rows
+            (
+                row.name,
+                row.place or "-",
+                _shown(row.error),
+                f"{'' if row.status == 'verified' else row.status + ': '}{row.remark}",
+            )
+            for row in self.rows
         ]
+
+    def _lines(self) -> list[str]:
+        cells = self._cells()
+        names = max((len(row[0]) for row in cells), default=0)
+        places = max((len(row[1]) for row in cells), default=0)
+        return [
+            f"  {name:<{names}}  {place:<{places}}  {error:>7}  {remark}".rstrip()
+            for name, place, error, remark in cells
+        ]
+
+    def _html(self) -> Sequence[str]:
+        refused = np.where([state == "refused" for state in self.states], -1.0, np.nan)
+        shades = np.stack([np.full_like(refused, np.nan), refused, np.full_like(refused, np.nan)], axis=1)
+        return html.heading(self.summary), html.table((), self._cells(), left=(0, 1, 3), shades=shades)
+
+    def plot(self) -> Figure:
+        """The largest error of each name by layer, as powers of ten; exact places are pale."""
+        from nbsight.display.heatmaps import heatmaps
+
+        compared = [row for row, errors in enumerate(self.error) if not np.isnan(errors).all()]
+        floor = np.finfo(np.float64).eps
+        powers = np.log10(np.maximum(self.error[compared], floor)) - np.log10(floor)
+        rows = [self.names[row] for row in compared]
+        return heatmaps(
+            [("", powers, rows, list(map(str, self.layers)))],
+            title=f"Errors of the standard names · {self.model}",
+            value_title="powers of ten of the relative error above rounding in float64",
+            row_title="name",
+        )
 
 
 def _largest(errors: NDArray[np.float64]) -> float:

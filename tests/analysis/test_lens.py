@@ -140,6 +140,30 @@ def test_the_last_layer_is_the_models_own_output(demo):
     assert lens.provenance["torch"] == torch.__version__.split("+")[0] or "+" in lens.provenance["torch"]
 
 
+def test_the_last_row_is_checked_against_the_run_itself(demo):
+    lens = logit_lens(demo, PROMPT)
+    assert 0 <= lens.check < 1e-5
+    assert f"the last row is the model's own output (probabilities within {lens.check:.0e})" in repr(lens)
+    with demo.edit() as edited:
+        # Behind the last block, so that only the model's own output has it.
+        edited.transformer.ln_f.output[:] = edited.transformer.ln_f.output * 3
+    lens = logit_lens(edited, PROMPT)
+    with edited.trace(PROMPT):
+        own = edited.output.logits[0, -1].softmax(-1)
+    at = lens.top_ids[-1, -1]
+    assert lens.check == pytest.approx(np.abs(own[at].numpy() - lens.top_probs[-1, -1]).max(), abs=1e-6)
+    assert lens.check > 0.01
+    assert "off the model's own output. Something changes it" in repr(lens)
+
+
+def test_the_statistics_come_with_the_same_tokens(demo):
+    plain, more = logit_lens(demo, PROMPT, top_k=7), logit_lens(demo, PROMPT, top_k=7, statistics=True)
+    assert np.array_equal(plain.top_ids, more.top_ids)
+    np.testing.assert_allclose(plain.top_probs, more.top_probs, rtol=1e-5)
+    with pytest.raises(InputError, match=r"there is no token 999999; the ids of this model are 0 to"):
+        logit_lens(demo, PROMPT, track=[999999])
+
+
 def test_a_cell_says_the_same_as_the_grid_and_more(demo):
     lens = logit_lens(demo, PROMPT)
     for layer, position in ((0, 0), (5, 3), (-1, -1)):

@@ -123,6 +123,45 @@ def test_a_span_that_is_every_position_gives_the_donors_prediction_and_says_so(m
     assert result.positions == ("all", "last")
 
 
+def test_spans_are_named_by_strings_of_either_prompt(model):
+    by_string = activation_patching(
+        model, CLEAN, CORRUPTED, answers=ANSWERS, positions=["Eiffel Tower", slice(3, 5), -1], layers=[0, 5]
+    )
+    by_number = activation_patching(
+        model,
+        CLEAN,
+        CORRUPTED,
+        answers=ANSWERS,
+        positions={"a": [1, 2], "b": [3, 4], "c": -1},
+        layers=[0, 5],
+    )
+    assert by_string.positions == ("Eiffel Tower", " is in", " of")
+    np.testing.assert_allclose(by_string.values, by_number.values, atol=1e-5)
+    other = activation_patching(
+        model, CLEAN, CORRUPTED, answers=ANSWERS, positions={"subject": "Colosseum"}, layers=[0, 5]
+    )
+    assert other.positions == ("subject",)
+    np.testing.assert_allclose(other.values[..., 0], by_number.values[..., 0], atol=1e-5)
+
+
+def test_spans_by_pair_are_strings_or_numbers(model):
+    clean = [CLEAN, "The Louvre is in the city of"]
+    corrupted = [CORRUPTED, "The Prado is in the city of"]
+    given = {"answers": ANSWERS, "layers": [0]}
+    strings = {"subject": ["Eiffel Tower", "Louvre"], "last": -1}
+    first = activation_patching(model, clean, corrupted, positions=strings, **given)
+    places = [
+        list(model.tokens(clean[0]).positions("Eiffel Tower")),
+        list(model.tokens(clean[1]).positions("Louvre")),
+    ]
+    again = activation_patching(model, clean, corrupted, positions={"subject": places, "last": -1}, **given)
+    np.testing.assert_allclose(first.values, again.values, atol=1e-5)
+    with pytest.raises(
+        InputError, match="`subject` lists spans of 1 pairs of prompts, and there is a pair 1"
+    ):
+        activation_patching(model, clean, corrupted, positions={"subject": ["Eiffel Tower"]}, **given)
+
+
 def test_several_pairs_each_have_their_own_answers(model):
     clean, corrupted, answers = zip(*MORE, strict=True)
     result = activation_patching(
@@ -265,7 +304,10 @@ def test_equal_baselines_have_no_share():
         ({"answers": (" Constantinople", " Rome")}, "Constantinople"),
         ({"answers": ANSWERS, "sites": ("resid",)}, "there is no site 'resid'; there are resid_pre, z,"),
         ({"answers": ANSWERS, "layers": [12]}, "the model has 12 layers, 0 to 11; there is no 12"),
-        ({"answers": ANSWERS, "positions": [99]}, "the prompt has 8 positions, 0 to 7; there is no 99"),
+        ({"answers": ANSWERS, "positions": [99]}, r"has 8 tokens, 0 to 7; there is no 99"),
+        ({"answers": ANSWERS, "positions": ["Louvre"]}, "'Louvre' does not occur in 'The Colosseum is"),
+        ({"answers": ANSWERS, "positions": ["i"]}, "'i' occurs 3 times in"),
+        ({"answers": ANSWERS, "positions": [1.5]}, "a number, a slice or a string of the text, not float"),
         ({"answers": ANSWERS, "positions": {"a": []}}, "a span of positions is empty"),
         ({"answers": ANSWERS, "direction": "up"}, r'"denoise" \(run corrupted, patch from clean\)'),
         ({"answers": ANSWERS, "metric": "loss"}, "there is no metric 'loss'"),

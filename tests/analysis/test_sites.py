@@ -250,6 +250,20 @@ def test_norms_are_those_of_what_hooks_see(model):
     np.testing.assert_allclose(norms.ratio("attn_out")[4], ratio.numpy(), rtol=1e-5)
 
 
+def test_streams_of_every_two_layers_are_compared(model, monkeypatch):
+    kept, _ = stored(model, CLEAN)
+    streams = torch.stack([kept["resid_post", layer][0, 1:] for layer in range(12)])
+    want = torch.cosine_similarity(streams[:, None], streams[None], dim=-1)
+    norms = stream_norms(model, CLEAN)
+    np.testing.assert_allclose(norms.alike, want.mean(-1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.diag(norms.alike), 1, atol=1e-5)
+    assert norms.alike[0, 1] > norms.alike[0, 11]
+    monkeypatch.setattr("nbsight.analysis.norms.COMPARED", 4)
+    some = stream_norms(model, CLEAN)
+    every = -(-len(norms.tokens) // 4)
+    np.testing.assert_allclose(some.alike, want[..., ::every].mean(-1).numpy(), atol=1e-5)
+
+
 def test_an_outlier_channel_and_a_large_first_position_are_named():
     module = make(next(a for a in AVAILABLE if a.name == "gpt2"))
     with torch.no_grad():
@@ -290,6 +304,11 @@ def test_norms_print_draw_and_survive_a_file(model, tmp_path):
         "mlp_out",
         "resid_post",
     ]
+    assert [line.get_label() for line in norms.plot("ratio").axes[0].get_lines()] == ["attn_out", "mlp_out"]
+    for what, shape in [("cosine", (12, 12)), ("mlp_out", norms.turn.shape)]:
+        assert norms.plot(what).axes[0].get_images()[0].get_array().shape[:2] == shape
+    with pytest.raises(InputError, match="norms draw norm, ratio, cosine, or one of resid_pre"):
+        norms.plot("heads")
     with pytest.raises(KeyError, match="attn_out and mlp_out are"):
         norms.ratio("resid_post")
     with pytest.raises(InputError, match="norms are of one prompt"):

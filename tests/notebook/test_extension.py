@@ -89,7 +89,7 @@ def test_unloading_puts_everything_back(shell):
     shell.display_formatter.format(shared_lens())
     unload_ipython_extension(shell)
     data, _ = shell.display_formatter.format(shared_lens())
-    assert list(data) == ["text/plain"]
+    assert list(data) == ["text/plain", "text/html"]
     assert completions(shell, "model.")[0] != "transformer"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from nbsight.errors import InputError
 from nbsight.results.base import Result, coordinate, load_result, variable
+from nbsight.results.tokens import Tokens
 
 WORDS = ("The", " cat", " cat\x00")  # one twice but for a character that numpy's own strings drop
 
@@ -116,6 +119,31 @@ def test_the_table_has_a_row_for_every_entry():
         assert row["token"] == WORDS[position]
         assert row["score"] == score.score[layer, position]
         assert row["best"] == score.best[layer]
+
+
+def test_a_table_is_of_one_array_and_says_which_there_are():
+    score = make()
+    table = score.to_dataframe("best")
+    assert list(table.columns) == ["layer", "best"]
+    assert list(table["best"]) == list(score.best)
+    with pytest.raises(InputError, match="there is no 'worst' in this Score; it has score, best"):
+        score.to_dataframe("worst")
+
+
+def test_another_process_reads_a_result_of_any_kind(tmp_path):
+    tokens = Tokens(
+        text="a b",
+        has_bos=False,
+        strings=["a", " b"],
+        ids=np.array([1, 2]),
+        start=np.array([0, 1]),
+        end=np.array([1, 3]),
+        special=np.array([False, False]),
+    )
+    path = tokens.save(tmp_path / "tokens")
+    code = f"import nbsight; print(nbsight.load_result({str(path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == repr(tokens)
 
 
 def test_xarray_knows_dimensions_labels_and_units():

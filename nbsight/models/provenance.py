@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from typing import Any
-
-from nbsight.models.language_model import LanguageModel
 
 __all__ = ["provenance"]
 
@@ -15,23 +14,24 @@ PACKAGES = ("nbsight", "torch", "transformers")
 
 
 def provenance(
-    model: LanguageModel, prompts: Sequence[str] = (), *, seed: int | None = None, **more: Any
+    model: Any, prompts: Sequence[str] = (), *, seed: int | None = None, **more: Any
 ) -> dict[str, Any]:
     """Model, revision, dtype, attention, prompts, seed and versions of libraries.
 
     Args:
-        model: The model that was run.
+        model: The language model that was run, or whose tokenizer was asked.
         prompts: What it was run on.
         seed: The seed of what was drawn at random; None if nothing was.
         more: What else the numbers depend on, such as a method's options.
     """
-    module = model._model
+    module = model._module  # without its weights, if they are not loaded: names and dtypes are known
+    config = getattr(module, "config", None)
     parameter = next(module.parameters(), None)
     known: dict[str, Any] = {
         "model": str(model._name),
-        "revision": getattr(model.config, "_commit_hash", None),
+        "revision": getattr(config, "_commit_hash", None),
         "dtype": None if parameter is None else str(parameter.dtype).removeprefix("torch."),
-        "attn_implementation": getattr(model.config, "_attn_implementation", None),
+        "attn_implementation": getattr(config, "_attn_implementation", None),
     }
     if prompts:
         known["prompts"] = list(prompts)
@@ -40,6 +40,7 @@ def provenance(
     return {**known, **more, **{package: _version(package) for package in PACKAGES}}
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
