@@ -20,7 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nbsight.analysis.progress import Progress
 from nbsight.analysis.unembedding import last_blocks, unembedding_of
+from nbsight.core.displays import name_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 
@@ -31,7 +33,6 @@ __all__ = [
     "Point",
     "Sweep",
     "can_grow",
-    "progress_bar",
     "run_points",
     "stored_values",
 ]
@@ -141,9 +142,8 @@ class Sweep:
             progress: Whether to show a bar; None shows one if it takes longer than half a second.
             what: What the bar is labelled with.
         """
-        bar = progress_bar(len(self), what, progress)
-        bar.update(int(self.done.sum()))
-        with bar:
+        with Progress(len(self), what, progress, name_of(self.model)) as bar:
+            bar.update(int(self.done.sum()))
             for done in self:
                 bar.update(done - bar.n)
 
@@ -177,21 +177,6 @@ class Sweep:
         self.base = measured[0]
         self.values[batch] = measured[1:]
         self.done[batch] = True
-
-
-def progress_bar(total: int, what: str, progress: bool | None) -> Any:
-    """A bar with the time that is left, shown when it takes longer than half a second.
-
-    Args:
-        total: How many runs there are.
-        what: What the bar is labelled with.
-        progress: True shows it at once, False never; None leaves it to the time and to TQDM_DISABLE.
-    """
-    from tqdm.auto import tqdm
-
-    # In a notebook tqdm itself does not look there.
-    off = bool(os.environ.get("TQDM_DISABLE")) if progress is None else not progress
-    return tqdm(total=total, desc=what, delay=0 if progress else 0.5, leave=False, disable=off)
 
 
 def run_points(

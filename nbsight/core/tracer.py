@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent
 
 from nbsight.core import context, explain, worker_reads
+from nbsight.core.alive import ended
 from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
@@ -263,6 +264,9 @@ class Tracer:
             self.say_edits(names)
             if self.extra:
                 say(self.extra)
+            if ended:
+                for listener in ended:
+                    listener(self)
             return True
         finally:
             try:
