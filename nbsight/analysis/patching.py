@@ -13,7 +13,9 @@ import torch
 from nbsight.analysis.chosen import Chosen, words_of
 from nbsight.analysis.growing import stored_values
 from nbsight.analysis.metrics import Answers, Metric, metric_of
-from nbsight.analysis.sweep import Sweep, progress_bar
+from nbsight.analysis.progress import Progress
+from nbsight.analysis.sweep import Sweep
+from nbsight.core.displays import name_of
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
@@ -174,7 +176,7 @@ class PatchingSweep:
             progress: Whether to show a bar; by default when it takes longer than half a second.
             on_batch: Called with what is known so far after every batch.
         """
-        bar = progress_bar(len(self), "patching", progress)
+        bar = Progress(len(self), "patching", progress, name_of(self.model))
         try:
             with bar:
                 for number in range(len(self.pairs)):

@@ -9,7 +9,6 @@ run from the start, with the same numbers.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,11 +19,13 @@ from numpy.typing import NDArray
 
 from nbsight.analysis.growing import Change, Plain, Point, plain_run, run_points
 from nbsight.analysis.memory import is_out_of_memory, let_go, rows_that_fit
+from nbsight.analysis.progress import Progress
 from nbsight.analysis.strategy import begin_together, may_use_prefix, ways_of
+from nbsight.core.displays import name_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 
-__all__ = ["Measure", "Sweep", "progress_bar"]
+__all__ = ["Measure", "Sweep"]
 
 #: Numbers of runs: logits (row, read position, d_vocab) to an array or tensor (row, ...).
 Measure = Callable[[torch.Tensor], Any]
@@ -114,9 +115,8 @@ class Sweep:
             progress: Whether to show a bar; None shows one if it takes longer than half a second.
             what: What the bar is labelled with.
         """
-        bar = progress_bar(len(self), what, progress)
-        bar.update(int(self.done.sum()))
-        with bar:
+        with Progress(len(self), what, progress, name_of(self.model)) as bar:
+            bar.update(int(self.done.sum()))
             for done in self:
                 bar.update(done - bar.n)
 
@@ -196,18 +196,3 @@ class Sweep:
         assert self.values is not None
         self.values[batch] = measured
         self.done[batch] = True
-
-
-def progress_bar(total: int, what: str, progress: bool | None) -> Any:
-    """A bar with the time that is left, shown when it takes longer than half a second.
-
-    Args:
-        total: How many runs there are.
-        what: What the bar is labelled with.
-        progress: True shows it at once, False never; None leaves it to the time and to TQDM_DISABLE.
-    """
-    from tqdm.auto import tqdm
-
-    # In a notebook tqdm itself does not look there.
-    off = bool(os.environ.get("TQDM_DISABLE")) if progress is None else not progress
-    return tqdm(total=total, desc=what, delay=0 if progress else 0.5, leave=False, disable=off)

@@ -15,7 +15,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from nbsight.core import context
+from nbsight.core import alive, context
 from nbsight.core.asked import first_of
 from nbsight.core.batching import map_tensors
 from nbsight.core.held import Home, home
@@ -78,6 +78,7 @@ class HeldTracer(Tracer):
             context.leave(self)
         self._park()
         self.home.use(self)
+        alive.runs.add(self)
 
     # -- moving --------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nbsight.core.alive import models
 from nbsight.core.batching import Rows
 from nbsight.core.callee import has_forward, is_compiled
 from nbsight.core.capture import enters_a_block
@@ -48,6 +49,7 @@ class Model(Envoy):
         object.__setattr__(self, "_edits", [])
         object.__setattr__(self, "_family", self)
         self._point_at(module)
+        models.add(self)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -206,6 +208,7 @@ class Model(Envoy):
         copy.__dict__.update(own, _children={}, _envoys={}, _spares={}, _habits={}, _root=copy, _parent=None)
         copy.__dict__.update(_edits=list(self._edits), _family=self._family)
         copy._point_at(self._module)
+        models.add(copy)
         return copy
 
     def _trace_part(self, envoy: Envoy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nbsight.core import context, explain
+from nbsight.core.alive import ended
 from nbsight.core.asked import Asked
 from nbsight.core.backend import in_job
 from nbsight.core.backward import unwatch, watch
@@ -243,6 +244,9 @@ class Tracer(Asked):
             self.say_edits(names)
             if self.extra:
                 say(self.extra)
+            if ended:
+                for listener in ended:
+                    listener(self)
             return True
         finally:
             try:

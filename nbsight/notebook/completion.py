@@ -12,6 +12,10 @@ __all__ = ["child_completions", "envoy_matcher"]
 BEFORE_DOT = re.compile(r"""([A-Za-z_]\w*(?:\.\w+|\[\s*(?:-?\d+|'[^']*'|"[^"]*")\s*\])*)\.(\w*)$""")
 
 
+#: Seconds that a completion waits for the scan of a model that has not been scanned before.
+PATIENCE = 0.3
+
+
 def child_completions(text: str, namespace: dict[str, Any]) -> tuple[str, list[str], list[str]] | None:
     """What may follow the dot at the end of `text`.
 
@@ -25,8 +29,7 @@ def child_completions(text: str, namespace: dict[str, Any]) -> tuple[str, list[s
     found = BEFORE_DOT.search(text)
     if found is None:
         return None
-    expression, typed = found.groups()
-    envoy = _walk(ast.parse(expression, mode="eval").body, namespace)
+    envoy, typed = _envoy_before(text, namespace), found.group(2)
     if envoy is None:
         return None
     children = [name for name in envoy._children_names() if name.startswith(typed) and name.isidentifier()]
@@ -38,6 +41,40 @@ def child_completions(text: str, namespace: dict[str, Any]) -> tuple[str, list[s
         and (typed.startswith("_") or not name.startswith("_"))
     ]
     return typed, children, others
+
+
+def _envoy_before(text: str, namespace: dict[str, Any]) -> Any:
+    """The envoy that stands before the dot at the end of a text, else None."""
+    found = BEFORE_DOT.search(text)
+    return None if found is None else _walk(ast.parse(found.group(1), mode="eval").body, namespace)
+
+
+def kinds_of(envoy: Any, names: list[str]) -> dict[str, str]:
+    """What stands beside a name in the list: a module's class and the shape of what it makes.
+
+    Args:
+        envoy: What the names are asked of.
+        names: Children of it, `output` or `input`.
+    """
+    # something else that has children, or a model that cannot be scanned: no shapes
+    module, root = getattr(envoy, "_module", None), getattr(envoy, "_root", None)
+    if module is None or root is None:
+        return {}
+    from nbsight.notebook.shapes import meaning_of, shapes_of
+
+    shapes = shapes_of(root, PATIENCE)
+    outputs = {} if shapes is None else shapes.outputs
+    found = {}
+    for name in names:
+        path = f"{envoy._path}.{name}".lstrip(".")
+        if name == "output":
+            said = [outputs.get(envoy._path, ""), meaning_of(root, envoy._path)]
+        elif name in module._modules:
+            said = [type(module._modules[name]).__name__, outputs.get(path, "").partition(" ")[2]]
+        else:
+            continue
+        found[name] = " · ".join(part for part in said if part)
+    return found
 
 
 def _walk(node: ast.expr, namespace: dict[str, Any]) -> Any:
@@ -68,8 +105,9 @@ def envoy_matcher(namespace: dict[str, Any]) -> Any:
         if found is None:
             return {"completions": [], "matched_fragment": "", "suppress": False}
         typed, children, others = found
-        completions = [SimpleCompletion(name, type="module") for name in children]
-        completions += [SimpleCompletion(name, type="property") for name in others]
+        kinds = kinds_of(_envoy_before(context.text_until_cursor, namespace), [*children, "output"])
+        completions = [SimpleCompletion(name, type=kinds.get(name) or "module") for name in children]
+        completions += [SimpleCompletion(name, type=kinds.get(name) or "property") for name in others]
         # Jedi's are otherwise put before everybody's, in alphabetical order.
         return {
             "completions": completions,

@@ -1,75 +1,147 @@
-"""`%load_ext nbsight`: results show themselves as widgets, and completion lists children first."""
+"""`%load_ext nbsight` and `%unload_ext nbsight`: what a notebook gets, and getting rid of it again."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from nbsight.core import capture
+from nbsight.core import alive, capture, jobs
 from nbsight.notebook.completion import envoy_matcher
+from nbsight.notebook.displays import Displays
+from nbsight.notebook.folding import Folding
+from nbsight.notebook.keys import Keys
+from nbsight.notebook.magics import NbsightMagics
+from nbsight.notebook.receipts import Receipts
+from nbsight.notebook.session import TARGET, Session
 from nbsight.notebook.timed import timed_cell_finder
 
-__all__ = ["load_ipython_extension", "unload_ipython_extension"]
+__all__ = ["Loaded", "load_ipython_extension", "unload_ipython_extension"]
 
 # What was added to which shell, so that unloading takes off exactly that.
-_added: dict[int, dict[str, Any]] = {}
+_loaded: dict[int, Loaded] = {}
 
 
 def load_ipython_extension(ip: Any) -> None:
     """Called by `%load_ext nbsight`; a second call changes nothing."""
-    if id(ip) in _added:
-        return
-    matcher = envoy_matcher(ip.user_ns)
-    ip.Completer.custom_matchers.append(matcher)
-    # By name: a notebook that shows no lens never imports widgets.
-    ip.display_formatter.mimebundle_formatter.for_type_by_name("nbsight.results.lens", "Lens", lens_bundle)
-    # A page that strips colours would take HTML before the widget's picture.
-    ip.display_formatter.formatters["text/html"].for_type_by_name("nbsight.results.lens", "Lens", no_html)
-    pngs = ip.display_formatter.formatters["image/png"]
-    # Figures of `result.plot()` are made without pyplot, which is what lets a notebook draw others.
-    draws = pngs.for_type_by_name("matplotlib.figure", "Figure") is None
-    if draws:
-        pngs.for_type_by_name("matplotlib.figure", "Figure", figure_bytes)
-    finder = timed_cell_finder(ip)
-    capture.finders.append(finder)
-    _added[id(ip)] = {"matcher": matcher, "finder": finder, "draws": draws}
+    if id(ip) not in _loaded:
+        loaded = Loaded(ip)
+        loaded.load()
+        _loaded[id(ip)] = loaded
 
 
 def unload_ipython_extension(ip: Any) -> None:
     """Called by `%unload_ext nbsight`: everything is as before."""
-    added = _added.pop(id(ip), None)
-    if added is None:
-        return
-    capture.finders.remove(added["finder"])
-    if added["matcher"] in ip.Completer.custom_matchers:
-        ip.Completer.custom_matchers.remove(added["matcher"])
-    if added["draws"]:
-        _take_off(ip.display_formatter.formatters["image/png"], "matplotlib.figure", "Figure", figure_bytes)
-    _take_off(ip.display_formatter.mimebundle_formatter, "nbsight.results.lens", "Lens", lens_bundle)
-    _take_off(ip.display_formatter.formatters["text/html"], "nbsight.results.lens", "Lens", no_html)
+    loaded = _loaded.pop(id(ip), None)
+    if loaded is not None:
+        loaded.unload()
 
 
-def _take_off(formatter: Any, module: str, name: str, printer: Any) -> None:
-    """Undo `for_type_by_name`, whether or not the type has been met since."""
-    if formatter.deferred_printers.get((module, name)) is printer:
-        formatter.deferred_printers.pop((module, name))
-    for type_ in list(formatter.type_printers):
-        if formatter.type_printers[type_] is printer:
-            formatter.pop(type_)
+class Loaded:
+    """Everything that the extension has put into one shell.
+
+    Args:
+        ip: The shell.
+    """
+
+    def __init__(self, ip: Any) -> None:
+        self._ip = ip
+        self.version = _version()
+        self.keys = Keys()
+        self.displays = Displays(ip)
+        self.folding = Folding(ip)
+        self.magics = NbsightMagics(ip, self)
+        self.receipts = Receipts(ip, lambda: self.magics.receipts)
+        self.session: Session | None = None
+        self._matcher = envoy_matcher(ip.user_ns)
+        self._finder = timed_cell_finder(ip)
+        #: The magics of these names that were there before.
+        self._covered: dict[tuple[str, str], Any] = {}
+
+    def load(self) -> None:
+        """Put everything into the shell."""
+        ip = self._ip
+        ip.Completer.custom_matchers.append(self._matcher)
+        capture.finders.append(self._finder)
+        alive.ended.append(self.receipts.note)
+        for kind, named in self.magics.magics.items():
+            for name in named:
+                known = ip.magics_manager.magics[kind].get(name)
+                if known is not None:
+                    self._covered[kind, name] = known
+        ip.register_magics(self.magics)
+        self.magics.observe(lambda change: self.apply(), ["fold_errors"])
+        self.displays.load()
+        self.apply()
+        if getattr(ip, "kernel", None) is not None:
+            self._open_session()
+        ip.events.register("post_run_cell", self._after_cell)
+
+    def apply(self) -> None:
+        """Let the settings be what they are."""
+        self.folding.unload()
+        if self.magics.fold_errors:
+            self.folding.load()
+
+    def _open_session(self) -> None:
+        from comm import create_comm
+
+        # Made without a target it would open before anybody listens to it.
+        comm = create_comm(target_name=TARGET, primary=False)
+        # ipykernel 7.4 sends a page's message to the loop that spoke last, which is busy with the very
+        # cell whose sweep is to be cancelled; any other loop is free.
+        if hasattr(comm, "_reply_subshell_for"):
+            comm._reply_subshell_for = lambda data, default: default
+        self.session = Session(self._ip, self.keys, self.version, comm)
+        comm.open(self.session.hello())
+        jobs.listeners.append(self.session.note_job)
+
+    def _after_cell(self, result: Any = None) -> None:
+        """What is done when a cell is over; no failure here may become one of the cell's."""
+        self.receipts.after_cell(result)
+        self.folding.after_cell(result)
+        if self.session is not None:
+            self.session.send_changes()
+
+    def where(self) -> str:
+        """Where it is loaded, in words."""
+        if self.session is not None:
+            return "in a notebook, with the sidebar"
+        return "in a terminal" if getattr(self._ip, "kernel", None) is None else "in a notebook"
+
+    def unload(self) -> None:
+        """Take everything off the shell."""
+        ip = self._ip
+        ip.events.unregister("post_run_cell", self._after_cell)
+        if self.session is not None:
+            jobs.listeners.remove(self.session.note_job)
+            self.session.close()
+            self.session = None
+        self.folding.unload()
+        self.displays.unload()
+        self._take_off_magics()
+        alive.ended.remove(self.receipts.note)
+        capture.finders.remove(self._finder)
+        if self._matcher in ip.Completer.custom_matchers:
+            ip.Completer.custom_matchers.remove(self._matcher)
+
+    def _take_off_magics(self) -> None:
+        manager = self._ip.magics_manager
+        for kind, named in self.magics.magics.items():
+            for name in named:
+                present = manager.magics[kind].get(name)
+                # whoever has put another magic in its place since keeps it
+                if getattr(present, "__self__", None) is self.magics:
+                    manager.magics[kind].pop(name)
+                    if (kind, name) in self._covered:
+                        manager.magics[kind][name] = self._covered[kind, name]
+        manager.registry.pop(type(self.magics).__name__, None)
+        if self.magics in self._ip.configurables:
+            self._ip.configurables.remove(self.magics)
 
 
-def figure_bytes(figure: Any) -> bytes:
-    """A matplotlib figure as the last expression of a cell."""
-    from nbsight.display.figures import figure_png
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
 
-    return figure_png(figure, dpi=92)
-
-
-def no_html(lens: Any) -> None:
-    """A lens is shown by its widget, whose copies are a picture and text."""
-
-
-def lens_bundle(lens: Any, include: Any = None, exclude: Any = None) -> Any:
-    """A lens as the last expression of a cell: the widget, with its copies."""
-    from nbsight.widgets.lens import LensWidget
-
-    return LensWidget(lens)._repr_mimebundle_()
+    try:
+        return version("nbsight")
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        return "0.1.0"

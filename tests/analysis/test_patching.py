@@ -12,7 +12,7 @@ import torch
 
 from nbsight.analysis.metrics import logit_difference
 from nbsight.analysis.patching import PatchingSweep, activation_patching
-from nbsight.analysis.sweep import progress_bar
+from nbsight.analysis.progress import Progress
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.base import load_result
@@ -340,8 +340,8 @@ def test_no_warning_comes_of_the_sweeps_own_edits(model):
 
 def test_a_bar_waits_half_a_second_unless_it_is_asked_for(monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    assert progress_bar(3, "x", None).delay == 0.5
-    assert progress_bar(3, "x", True).delay == 0
-    assert progress_bar(3, "x", False).disable
+    assert Progress(3, "x", None).bar.delay == 0.5
+    assert Progress(3, "x", True).bar.delay == 0
+    assert Progress(3, "x", False).bar.disable
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    assert progress_bar(3, "x", None).disable
+    assert Progress(3, "x", None).bar.disable
