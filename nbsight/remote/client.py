@@ -27,7 +27,7 @@ _TIMEOUTS = (5.0, 40.0)
 _FRESH = 30.0
 
 #: Bytes of a result that are read at a time.
-_PIECE = 2**20
+_PIECE = 2**18
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -159,6 +159,7 @@ class Client:
         """
         whole, total, failures = bytearray(), 0, 0
         while True:
+            before = len(whole)
             headers = {"Range": f"bytes={len(whole)}-"} if whole else {}
             try:
                 path = f"/v1/jobs/{quote(job, safe='')}/result"
@@ -172,7 +173,7 @@ class Client:
                 if len(whole) >= total:
                     return bytes(whole)
             except (*_BROKEN, Unreachable) as error:
-                failures += 1
+                failures = 1 if len(whole) > before else failures + 1
                 if failures > 5:
                     raise Unreachable(
                         f"the result of job {job} broke off at {len(whole):,} of {total:,} bytes: {error}"

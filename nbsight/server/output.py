@@ -82,7 +82,7 @@ def sent_output(say: Say) -> Iterator[None]:
 
     with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
         try:
             yield
         finally:

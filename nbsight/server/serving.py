@@ -64,6 +64,8 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     )
     try:
         uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn has ended in good order and passes it on
+        say("ended")
     finally:
         listener.close()
         if file is not None:

@@ -7,7 +7,7 @@ import pytest
 from nbsight.core import backend
 from nbsight.models.language_model import LanguageModel
 from nbsight.remote.server import ServerBackend
-from tests.remote.test_local import *
+from tests.remote.test_local import *  # noqa: F403 (its tests are to run here again)
 
 
 @pytest.fixture
