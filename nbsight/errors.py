@@ -115,6 +115,11 @@ class UnknownArchitectureError(NbsightError, ValueError):
 class RemoteError(NbsightError, RuntimeError):
     """A block cannot travel, or the job that ran it failed."""
 
+    #: What a server calls it ("time_limit", "unknown_model", ...); empty where none was asked.
+    code = ""
+    #: Whether the same may succeed later.
+    retryable = False
+
 
 class NbsightWarning(UserWarning):
     """Something that is probably not meant, said on one line; silence it by this class."""

@@ -18,7 +18,7 @@ from nbsight.errors import RemoteError
 if TYPE_CHECKING:
     from nbsight.core.capture import Block
 
-__all__ = ["Backend", "Job", "in_job", "register", "resolve", "running_job"]
+__all__ = ["Backend", "Job", "in_job", "register", "register_servers", "resolve", "running_job"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ def register(name: str, factory: Callable[[], Backend]) -> None:
     _factories[name] = factory
 
 
+_servers: list[Callable[[Any], Backend]] = []
+
+
+def register_servers(factory: Callable[[Any], Backend]) -> None:
+    """Make `remote=True` and `remote="http://..."` mean what this makes of them."""
+    _servers[:] = [factory]
+
+
 _inside: ContextVar[bool] = ContextVar("nbsight_inside_job", default=False)
 
 
@@ -100,8 +108,12 @@ def resolve(remote: Any) -> Backend:
     importlib.import_module("nbsight.remote")
     if isinstance(remote, str) and remote in _factories:
         return _factories[remote]()
+    is_address = isinstance(remote, str) and remote.startswith(("http://", "https://"))
+    if _servers and (remote is True or is_address):
+        return _servers[0](remote)
     raise RemoteError(
         f"remote={remote!r} is not known here; there is "
         + ", ".join(f'remote="{name}"' for name in sorted(_factories))
-        + ". A server to send blocks to is not part of this version."
+        + ', a server by its address (remote="http://..."), and remote=True for the one of `nbsight serve` '
+        "or NBSIGHT_HOST."
     )

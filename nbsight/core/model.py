@@ -110,8 +110,10 @@ class Model(Envoy):
     def scan(self, *args: Any, **kwargs: Any) -> Tracer:
         """Open a trace that computes shapes, dtypes and devices, and no numbers.
 
-        The weights are not needed and not loaded; values in the block are torch's fake tensors.
+        The weights are not needed and not loaded; values in the block are torch's fake tensors. So it
+        runs here even with `remote=`.
         """
+        kwargs.pop("remote", None)
         return Tracer(self, "forward", args, {**kwargs, "_scan": True})
 
     def edit(self, *, inplace: bool = False) -> EditContext:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import torch
 
-__all__ = ["entries_of", "is_own", "is_torch", "joined"]
+__all__ = ["entries_of", "is_own", "is_torch", "joined", "users_part"]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -39,3 +39,8 @@ def is_own(entry: TracebackType) -> bool:
 def is_torch(entry: TracebackType) -> bool:
     """Whether it stands in torch's code."""
     return entry.tb_frame.f_code.co_filename.startswith(_TORCH)
+
+
+def users_part(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first entry on that is not this package's."""
+    return next((entry for entry in entries_of(trace) if not is_own(entry)), trace)

@@ -1,5 +1,9 @@
 """Blocks that run elsewhere: `with model.trace(prompt, remote=...)`.
 
+`remote=True` sends a block to the server of `nbsight serve` or of NBSIGHT_HOST, `remote="http://..."` to
+the server at that address. It becomes a job there, which survives this process: `jobs["3f97"]` finds it
+from any other.
+
 `remote="local"` sends the block through the whole codec, as bytes, and runs it in this process.
 With it anybody can see, without a network, that a block travels; its numbers are those of a plain
 trace, bit for bit.
@@ -22,9 +26,35 @@ others arrives as numbers. Local variables of a session are treated in the same 
 
 from __future__ import annotations
 
-from nbsight.core.backend import register
+from typing import TYPE_CHECKING, Any
+
+from nbsight.core.backend import Backend, register, register_servers
 from nbsight.remote.local import LocalBackend
 
-__all__ = ["LocalBackend"]
+if TYPE_CHECKING:
+    from nbsight.remote.addresses import connect
+    from nbsight.remote.attached import jobs
+
+__all__ = ["LocalBackend", "connect", "jobs"]
+
+
+def _server(remote: Any) -> Backend:
+    from nbsight.remote.server import ServerBackend  # requests takes a while to import
+
+    return ServerBackend(remote)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "connect":
+        from nbsight.remote.addresses import connect
+
+        return connect
+    if name == "jobs":
+        from nbsight.remote.attached import jobs
+
+        return jobs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 register("local", LocalBackend)
+register_servers(_server)

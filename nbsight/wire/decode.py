@@ -38,7 +38,7 @@ class Decoder:
     """Decodes the values of one message.
 
     Args:
-        root: The model at this end.
+        root: The model at this end; None where there is none, and nothing of it can be named.
         tensors: The tensors of the message.
         spaces: The globals of its functions.
         functions_travel: Whether functions may be made from source.
@@ -48,7 +48,7 @@ class Decoder:
 
     def __init__(
         self,
-        root: Envoy,
+        root: Envoy | None,
         tensors: TensorReader,
         spaces: list[FunctionSpace] | tuple[()] = (),
         *,
@@ -56,7 +56,7 @@ class Decoder:
         known: dict[int, Any] | None = None,
         codes: Any = (),
     ) -> None:
-        self.root = root
+        self.root: Any = root
         self.tensors = tensors
         self.objects: dict[int, Any] = {}
         self.known = known or {}

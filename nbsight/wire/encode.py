@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -81,6 +82,8 @@ class Encoder:
         self.objects: dict[int, Any] = {}
         self._owned: dict[int, str] | None = None
         self._depth = 0
+        #: What stands for a file of the user's; the file's own name unless a sender hides it.
+        self.label: Callable[[str], str] = str
 
     # -- what subclasses change ----------------------------------------------------------------
 
@@ -267,12 +270,12 @@ class Encoder:
     # -- the model and what belongs to it ------------------------------------------------------
 
     def _envoy(self, value: Envoy, place: str) -> Any:
-        if value._root is not self.root:
+        if _family(value._root) is not _family(self.root):
             return self.refuse(value, place, "it belongs to another model; a block travels to one model")
         return {"$envoy": value._path}
 
     def _layer(self, value: Layer | Layers, place: str) -> Any:
-        if value._std._root is not self.root:
+        if _family(value._std._root) is not _family(self.root):
             return self.refuse(value, place, "it belongs to another model; a block travels to one model")
         return {"$layer": value.index if isinstance(value, Layer) else None}
 
@@ -337,7 +340,7 @@ class Encoder:
         inside = f"{text.name}()"
         code: dict[str, Any] = {
             "source": text.source,
-            "filename": text.filename,
+            "filename": self.label(text.filename),
             "line": text.line,
             "name": text.name,
             "decorated": text.decorated,
@@ -365,6 +368,11 @@ class Encoder:
                 known[name] = None  # a function may read itself
                 known[name] = self.encode(outer[name], f"`{name}` in {inside}")
         return number
+
+
+def _family(root: Any) -> Any:
+    """What a model and its edited copies have in common: they have the same modules."""
+    return root.__dict__.get("_family", root)
 
 
 _GENERAL = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,8 +34,29 @@ def answer(header: bytes, blob: bytes, root: Any) -> tuple[bytes, bytes]:
     root._load()
     program = decode_job(header, blob, root)
     watch = Watch(program.objects, program.names)
-    bound, saved = run_program(program, root)
-    return encode_result(root, bound, watch, saved)
+    with as_sent(program, root) as model:
+        bound, saved = run_program(program, model)
+        return encode_result(model, bound, watch, saved)
+
+
+@contextmanager
+def as_sent(program: Program, root: Any) -> Iterator[Any]:
+    """The model as the sender has it: with the kept edits and other names that came along."""
+    if not program.edits and not program.aliases:
+        yield root
+        return
+    own = root.__dict__  # envoys write to the model, not to themselves
+    before = {name: own[name] for name in ("_edits", "_aliases") if name in own}
+    copy = root._light_copy()
+    try:
+        for edit, inplace in program.edits:
+            edit.owner = root if inplace else copy
+        own["_edits"] = [edit for edit, _ in program.edits]
+        if "_aliases" in before:
+            own["_aliases"] = dict(program.aliases)
+        yield root
+    finally:
+        own.update(before)
 
 
 def run_program(program: Program, root: Envoy) -> tuple[dict[str, Any], list[Any]]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import hashlib
+import linecache
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from nbsight.core.backend import Job
+from nbsight.core.capture import Block
+from nbsight.core.edits import Edit
 from nbsight.core.envoy import Envoy
 from nbsight.errors import RemoteError
 from nbsight.wire import messages
@@ -24,7 +30,23 @@ from nbsight.wire.reads import needed_names
 from nbsight.wire.source import block_text, compile_text, parse_text, show
 from nbsight.wire.tensors import TensorReader
 
-__all__ = ["Program", "decode_job", "encode_job", "fingerprint"]
+__all__ = ["Parcel", "Program", "decode_job", "encode_job", "fingerprint", "pack_job", "tree_lines"]
+
+
+class Parcel(NamedTuple):
+    """A job that leaves the process.
+
+    Args:
+        header: The message.
+        blob: Its tensors.
+        objects: The objects that were sent, by number: the result speaks of them.
+        files: The user's files by the names that stand for them in the message.
+    """
+
+    header: bytes
+    blob: bytes
+    objects: dict[int, Any]
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,8 @@ class Program:
         options: What holds for the whole job.
         withheld: Names that could not travel, and why.
         objects: The captured objects by number; what changes of them goes back.
+        edits: Kept edits of the sender's model, and whether each edits the model itself.
+        aliases: The sender's other names for modules.
     """
 
     kind: str
@@ -56,6 +80,8 @@ class Program:
     options: messages.Options
     withheld: dict[str, str]
     objects: dict[int, Any]
+    edits: list[tuple[Edit, bool]]
+    aliases: dict[str, str]
 
 
 def encode_job(job: Job) -> tuple[bytes, bytes, dict[int, Any]]:
@@ -69,9 +95,34 @@ def encode_job(job: Job) -> tuple[bytes, bytes, dict[int, Any]]:
             on what line, and what to write.
     """
     __tracebackhide__ = True  # IPython leaves this frame out
+    return _encode(job, Encoder(job.model, job.globals), leaves=False)
+
+
+def pack_job(job: Job) -> Parcel:
+    """A job that leaves the process, so that what the model has been given here goes along.
+
+    Paths of the user's files stay here: a short name stands for each.
+
+    Raises:
+        RemoteError: as for `encode_job`.
+    """
+    __tracebackhide__ = True
+    encoder = Encoder(job.model, job.globals)
+    files: dict[str, str] = {}
+
+    def label(filename: str) -> str:
+        name = os.path.basename(filename) or filename
+        while files.setdefault(name, filename) != filename:
+            name = f"_{name}"
+        return name
+
+    encoder.label = label
+    return Parcel(*_encode(job, encoder, leaves=True), files)
+
+
+def _encode(job: Job, encoder: Encoder, *, leaves: bool) -> tuple[bytes, bytes, dict[int, Any]]:
     source, line = block_text(job.block, job.lines)
     tree = parse_text(source, line)
-    encoder = Encoder(job.model, job.globals)
     captures: dict[str, Any] = {}
     withheld: dict[str, str] = {}
     for name, at in needed_names(tree).items():
@@ -85,14 +136,15 @@ def encode_job(job: Job) -> tuple[bytes, bytes, dict[int, Any]]:
             # Perhaps only what an earlier run left behind; it is missed if it is read.
             withheld[name] = _refusal(problem, show(source, line, at))
     args, kwargs = _arguments(job, encoder)
+    edits = [_edit(edit, encoder, job.model) for edit in job.model._edits if edit.enabled] if leaves else []
     tensors, blob = encoder.tensors.finish()
     header = messages.JobHeader(
         protocol=messages.PROTOCOL,
         client=_client(),
-        model=_model_ref(job.model),
+        model=_model_ref(job.model, leaves),
         kind="session" if job.kind == "session" else "trace",
         method=job.method,
-        program=messages.BlockText(source, job.block.filename, line, sorted(job.block.stores), job.target),
+        program=_block(job.block, source, line, encoder, job.target),
         args=args,
         kwargs=kwargs,
         captures=captures,
@@ -100,8 +152,32 @@ def encode_job(job: Job) -> tuple[bytes, bytes, dict[int, Any]]:
         spaces=encoder.spaces,
         withheld=withheld,
         options=messages.Options(job.grad, job.finish, torch.is_grad_enabled()),
+        edits=edits,
     )
     return messages.pack(header), blob, encoder.objects
+
+
+def _block(
+    block: Block, source: str, line: int, encoder: Encoder, target: str | None = None
+) -> messages.BlockText:
+    return messages.BlockText(source, encoder.label(block.filename), line, sorted(block.stores), target)
+
+
+def _edit(edit: Edit, encoder: Encoder, model: Envoy) -> messages.EditText:
+    block, captures = edit.block, {}
+    lines = linecache.getlines(block.filename, edit.outer)
+    source, line = block_text(block, lines or None)
+    for name, at in needed_names(parse_text(source, line)).items():
+        if name in block.targets:
+            continue
+        found = edit.values.get(name, edit.outer.get(name, encoder))
+        if found is not encoder:  # else a name of Python's own, or one that is nowhere
+            try:
+                captures[name] = encoder.encode(found, name)
+            except Unsendable as problem:
+                raise RemoteError(_refusal(problem, f"in a kept edit, {show(source, line, at)}")) from None
+    program = _block(block, source, line, encoder)
+    return messages.EditText(program, captures, list(block.targets), edit.owner is model._family)
 
 
 def _arguments(job: Job, encoder: Encoder) -> tuple[list[Any], dict[str, Any]]:
@@ -157,7 +233,7 @@ def decode_job(
         root,
         TensorReader(job.tensors, blob, place),
         job.spaces,
-        codes=[job.captures, job.args, job.kwargs],
+        codes=[job.captures, job.args, job.kwargs, [edit.captures for edit in job.edits]],
     )
     captures = {name: decoder.decode(code) for name, code in job.captures.items()}
     names = decoder.shared_space()
@@ -177,7 +253,19 @@ def decode_job(
         options=job.options,
         withheld=job.withheld,
         objects=decoder.objects,
+        edits=[(_edit_here(edit, decoder), edit.inplace) for edit in job.edits],
+        aliases=job.model.aliases,
     )
+
+
+def _edit_here(edit: messages.EditText, decoder: Decoder) -> Edit:
+    text = edit.program
+    code = compile_text(text.source, text.line, text.filename)
+    values = {name: decoder.decode(item) for name, item in edit.captures.items()}
+    body = tuple(parse_text(text.source, text.line).body)
+    stores, targets = frozenset(text.stores), tuple(edit.targets)
+    block = Block(code, body, code.co_filename, text.line, None, stores, frozenset(values), targets)
+    return Edit(block, values, {"__name__": "nbsight_block", "__builtins__": builtins})
 
 
 @functools.lru_cache(maxsize=8)
@@ -194,14 +282,47 @@ def _client() -> messages.Client:
     )
 
 
-def _model_ref(root: Envoy) -> messages.ModelRef:
+def _model_ref(root: Envoy, leaves: bool = False) -> messages.ModelRef:
     name = root.__dict__.get("_name") or type(root._module).__name__
     kind = f"{type(root).__module__}:{type(root).__qualname__}"
-    return messages.ModelRef(str(name), fingerprint(root._module), kind)
+    tree = fingerprint(root._module)
+    if not leaves:
+        return messages.ModelRef(str(name), tree, kind)
+    loader = root.__dict__.get("_loader")
+    dtype = str(getattr(loader, "dtype", None) or "").removeprefix("torch.").replace("auto", "")
+    revision = str(getattr(loader, "common", {}).get("revision") or "")
+    attention = str(getattr(loader, "attention", {}).get("attn_implementation") or "")
+    aliases = dict(root.__dict__.get("_aliases") or {})
+    return messages.ModelRef(str(name), tree, kind, revision, dtype, attention, aliases)
+
+
+def tree_lines(module: nn.Module) -> list[str]:
+    """A module tree as text: paths, classes, names and shapes of parameters; no values."""
+    lines = [f"{path} {type(part).__name__}" for path, part in module.named_modules()]
+    return lines + [f"{name} {tuple(tensor.shape)}" for name, tensor in module.named_parameters()]
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A digest of a module tree: paths, classes, names and shapes of parameters; no values."""
-    lines = [f"{path} {type(part).__name__}" for path, part in module.named_modules()]
-    lines += [f"{name} {tuple(tensor.shape)}" for name, tensor in module.named_parameters()]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """A digest of a module tree (`tree_lines`)."""
+    stamp = _stamp(module)
+    known = _digests.get(module)
+    if known is None or known[0] != stamp:
+        digest = hashlib.sha256("\n".join(tree_lines(module)).encode()).hexdigest()
+        known = _digests[module] = (stamp, digest)
+    return known[1]
+
+
+#: Fingerprints that were worked out, which takes milliseconds, and the trees that they are of.
+_digests: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
+
+
+def _stamp(module: nn.Module) -> int:
+    """A number that changes when a module or a parameter is exchanged, found in a tenth of a millisecond."""
+    parts: list[Any] = []
+    stack = [module]
+    while stack:
+        part = stack.pop()
+        children = part._modules
+        parts += (id(part), type(part), *children, *part._parameters, *map(id, part._parameters.values()))
+        stack += [child for child in children.values() if child is not None]
+    return hash(tuple(parts))

@@ -1,12 +1,14 @@
 """The two messages, as records that are checked when they arrive.
 
 A message is a JSON header and a safetensors blob. On a wire that has no parts of its own they are
-framed as `b"nbsight1"`, the header's length as 8 bytes (little endian), the header, the blob.
+framed as `b"nbsight1"`, the header's length as 8 bytes (little endian), the header, the blob. With
+`b"nbsightz"` the header is deflated; what it becomes is limited by who reads it.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -14,9 +16,11 @@ import msgspec
 from nbsight.errors import RemoteError
 
 __all__ = [
+    "HEADER",
     "PROTOCOL",
     "BlockText",
     "Client",
+    "EditText",
     "FunctionSpace",
     "JobHeader",
     "ModelRef",
@@ -24,6 +28,8 @@ __all__ = [
     "ResultHeader",
     "TensorSpec",
     "frame",
+    "header_size",
+    "inflate",
     "pack",
     "unframe",
     "unpack",
@@ -33,6 +39,13 @@ __all__ = [
 PROTOCOL = 1
 
 _MAGIC = b"nbsight1"
+_DEFLATED = b"nbsightz"
+
+#: Bytes of a header, at most: text, names and small values; numbers travel in the blob.
+HEADER = 64 * 2**20
+
+#: A header of no more bytes goes as it is.
+_SHORT = 256
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -45,12 +58,25 @@ class Client(msgspec.Struct, frozen=True):
 
 
 class ModelRef(msgspec.Struct, frozen=True):
-    """The model that a block was written for; `tree` is the fingerprint of its module tree."""
+    """The model that a block was written for.
+
+    Args:
+        id: Its name or folder.
+        tree: The fingerprint of its module tree.
+        kind: The class of its envoy, "module:class".
+        revision: The revision that was asked for.
+        dtype: The dtype that was asked for; empty if none was.
+        attention: The `attn_implementation` that was asked for.
+        aliases: The user's other names for modules, by path.
+    """
 
     id: str
     tree: str
     kind: str = ""
     revision: str = ""
+    dtype: str = ""
+    attention: str = ""
+    aliases: dict[str, str] = {}
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -97,6 +123,22 @@ class BlockText(msgspec.Struct, frozen=True):
     format: Literal["python"] = "python"
 
 
+class EditText(msgspec.Struct, frozen=True):
+    """A kept edit of the model, which acts in every run of the job.
+
+    Args:
+        program: Its block.
+        captures: What the names that the block reads mean.
+        targets: The names after `as`.
+        inplace: Whether it edits the model itself and not a light copy.
+    """
+
+    program: BlockText
+    captures: dict[str, Any]
+    targets: list[str]
+    inplace: bool
+
+
 class FunctionSpace(msgspec.Struct, frozen=True):
     """The globals of functions that travel; `shared` says that the block itself lives there too."""
 
@@ -133,6 +175,7 @@ class JobHeader(msgspec.Struct, frozen=True):
     spaces: list[FunctionSpace] = []
     withheld: dict[str, str] = {}
     options: Options = Options()
+    edits: list[EditText] = []
 
 
 class ResultHeader(msgspec.Struct, frozen=True):
@@ -180,9 +223,16 @@ def unpack(data: bytes, kind: type[Header]) -> Header:
         raise RemoteError(f"the message is not well formed: {error}") from None
 
 
-def frame(header: bytes, blob: bytes) -> bytes:
-    """Header and blob as one string of bytes."""
-    return b"".join((_MAGIC, len(header).to_bytes(8, "little"), header, blob))
+def frame(header: bytes, blob: bytes, *, deflate: bool = False) -> bytes:
+    """Header and blob as one string of bytes.
+
+    Args:
+        deflate: Whether to make a long header shorter; numbers are not worth the time.
+    """
+    magic = _MAGIC
+    if deflate and len(header) > _SHORT:
+        magic, header = _DEFLATED, zlib.compress(header, 6)
+    return b"".join((magic, len(header).to_bytes(8, "little"), header, blob))
 
 
 def unframe(data: bytes) -> tuple[bytes, bytes]:
@@ -191,10 +241,40 @@ def unframe(data: bytes) -> tuple[bytes, bytes]:
     Raises:
         RemoteError: the bytes are no framed message or end early.
     """
-    if data[: len(_MAGIC)] != _MAGIC:
-        raise RemoteError("these bytes are no nbsight message.")
     start = len(_MAGIC) + 8
-    size = int.from_bytes(data[len(_MAGIC) : start], "little")
+    size, is_deflated = header_size(data[:start])
     if len(data) < start + size:
         raise RemoteError(f"the message ends early: {start + size} bytes announced, {len(data)} came.")
-    return data[start : start + size], data[start + size :]
+    header = data[start : start + size]
+    return inflate(header) if is_deflated else header, data[start + size :]
+
+
+def header_size(start: bytes) -> tuple[int, bool]:
+    """The bytes of a header and whether it is deflated, from the first 16 bytes of a message.
+
+    Raises:
+        RemoteError: they begin no message, or one whose header is too long.
+    """
+    magic = start[: len(_MAGIC)]
+    if magic not in (_MAGIC, _DEFLATED) or len(start) < len(_MAGIC) + 8:
+        raise RemoteError("these bytes are no nbsight message.")
+    size = int.from_bytes(start[len(_MAGIC) : len(_MAGIC) + 8], "little")
+    if size > HEADER:
+        raise RemoteError(f"the message announces a header of {size:,} bytes; {HEADER:,} are the most.")
+    return size, magic == _DEFLATED
+
+
+def inflate(header: bytes) -> bytes:
+    """A deflated header as it was.
+
+    Raises:
+        RemoteError: it is broken, or would become too long.
+    """
+    engine = zlib.decompressobj()
+    try:
+        whole = engine.decompress(header, HEADER)
+    except zlib.error as error:
+        raise RemoteError(f"the header of the message cannot be inflated: {error}") from None
+    if not engine.eof or engine.unused_data:
+        raise RemoteError(f"the header of the message is cut off, or inflates to more than {HEADER:,} bytes.")
+    return whole

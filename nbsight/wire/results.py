@@ -25,7 +25,7 @@ from nbsight.wire.encode import Encoder, Unsendable
 from nbsight.wire.missing import NotHere
 from nbsight.wire.tensors import TensorReader
 
-__all__ = ["Watch", "decode_result", "encode_result"]
+__all__ = ["Watch", "decode_names", "decode_result", "encode_result"]
 
 
 class Watch:
@@ -206,6 +206,26 @@ def decode_result(header: bytes, blob: bytes, root: Envoy, sent: dict[int, Any])
         if not number.isdecimal() or int(number) not in sent:
             raise RemoteError(f"the result changes object {number!r}, which was not sent.")
         _apply(sent[int(number)], content)
+    return names
+
+
+def decode_names(header: bytes, blob: bytes) -> dict[str, Any]:
+    """The names that a block bound, where neither its model nor what it took along is at hand.
+
+    What means nothing without them is replaced by something that says so when it is used.
+
+    Raises:
+        RemoteError: the message is not well formed.
+    """
+    result = messages.unpack(header, messages.ResultHeader)
+    tensors = TensorReader(result.tensors, blob, _local_device)
+    decoder = Decoder(None, tensors, functions_travel=False, codes=[result.names, result.changes])
+    names: dict[str, Any] = {}
+    for name, code in result.names.items():
+        try:
+            names[name] = decoder.decode(code)
+        except RemoteError:
+            names[name] = NotHere(name, "it means something only in the process that sent the block.")
     return names
 
 

@@ -19,10 +19,11 @@ from types import CodeType
 from nbsight.core.capture import Block
 from nbsight.errors import RemoteError
 
-__all__ = ["block_text", "compile_text", "parse_file", "parse_text", "register", "show"]
+__all__ = ["block_text", "compile_text", "home_of", "parse_file", "parse_text", "register", "show"]
 
-#: Registered texts, oldest first; a loop that sends one block many times registers it once.
-_registered: OrderedDict[str, None] = OrderedDict()
+#: Registered texts and the names they had at home, oldest first; a loop that sends one block many times
+#: registers it once.
+_registered: OrderedDict[str, str] = OrderedDict()
 _KEPT = 512
 
 
@@ -87,13 +88,11 @@ def parse_text(source: str, line: int) -> ast.Module:
 def register(source: str, line: int, filename: str) -> str:
     """Make a text known to `linecache` at its lines; returns the name it has there."""
     if _is_at_home(source, line, filename):
+        _keep(filename, filename)
         return filename
     digest = hashlib.sha256(f"{line}\0{filename}\0{source}".encode("utf-8", "surrogatepass")).hexdigest()
     name = f"<block {digest[:10]} of {os.path.basename(filename) or 'code'}>"
-    _registered[name] = None
-    _registered.move_to_end(name)
-    while len(_registered) > _KEPT:
-        linecache.cache.pop(_registered.popitem(last=False)[0], None)
+    _keep(name, filename)
     lines = ["\n"] * max(line - 1, 0) + source.splitlines(keepends=True)
     if source[:1] in " \t" and line > 1:
         lines[line - 2] = "if 1:\n"  # so that the whole can be parsed
@@ -102,6 +101,18 @@ def register(source: str, line: int, filename: str) -> str:
     # Without a time stamp, `linecache.checkcache` leaves the entry alone.
     linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
     return name
+
+
+def _keep(name: str, home: str) -> None:
+    _registered[name] = home
+    _registered.move_to_end(name)
+    while len(_registered) > _KEPT:
+        linecache.cache.pop(_registered.popitem(last=False)[0], None)
+
+
+def home_of(name: str) -> str | None:
+    """The name that a text had where it came from; None for code that came with no block."""
+    return _registered.get(name)
 
 
 def _is_at_home(source: str, line: int, filename: str) -> bool:

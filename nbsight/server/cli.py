@@ -1,0 +1,145 @@
+"""The `nbsight` command."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nbsight.errors import NbsightError
+from nbsight.server.access import new_key, read_keys
+from nbsight.server.serving import serve
+from nbsight.server.settings import Settings, Tier, is_loopback
+from nbsight.wire.api import Limits
+from nbsight.wire.discovery import data_dir, save_key
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Errors of nbsight's are sentences; a traceback would not help who typed a command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NbsightError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands)
+def main() -> None:
+    """Look inside models, on this computer and on others."""
+
+
+@main.command("serve")
+@click.argument("models", nargs=-1)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8765, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--tier", type=click.Choice(["local", "program", "sandbox"]), help="What a job may do.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes per model."
+)
+@click.option("--device-map", help="Where weights go, as in transformers: cpu, cuda, auto.")
+@click.option("--dtype", help="The weights' dtype, such as bfloat16.")
+@click.option("--api-keys", type=click.Path(path_type=Path), help="A file of `owner key` lines.")
+@click.option("--data", type=click.Path(path_type=Path), help="The folder that holds the jobs.")
+@click.option("--timeout", default=600.0, show_default=True, help="Seconds that a job may run.")
+@click.option("--memory", default=0.0, help="GB that a job may take beyond its model; 0: no limit.")
+@click.option("--max-result", default=4.0, show_default=True, help="GB of a result.")
+@click.option("--max-request", default=1.0, show_default=True, help="GB of a job.")
+@click.option("--max-queued", default=1000, show_default=True, help="Jobs of one owner that wait.")
+@click.option("--max-running", default=4, show_default=True, help="Jobs of one owner that run.")
+@click.option("--rate", default=100.0, show_default=True, help="Jobs per second and owner.")
+@click.option("--keep", default=24.0, show_default=True, help="Hours that results are kept.")
+@click.option("--loads/--no-loads", default=None, help="Load other models when a job asks (tier local).")
+def serve_command(models: tuple[str, ...], **given: Any) -> None:
+    """Serve MODELS (names or folders; by default the one that ships with nbsight)."""
+    serve(_settings(models or ("nbsight/demo",), given), click.echo)
+
+
+def _settings(models: tuple[str, ...], given: dict[str, Any]) -> Settings:
+    tier: Tier = given["tier"] or ("local" if is_loopback(given["host"]) else "program")
+    options = {name: given[name] for name in ("device_map", "dtype") if given[name]}
+    limits = replace_limits(given)
+    return Settings(
+        models=tuple(dict.fromkeys(models)),
+        data=given["data"] or data_dir() / "jobs",
+        host=given["host"],
+        port=given["port"],
+        tier=tier,
+        keys=read_keys(given["api_keys"]) if given["api_keys"] else {},
+        workers=given["workers"],
+        loads=tier == "local" if given["loads"] is None else given["loads"],
+        options=options,
+        limits=limits,
+    )
+
+
+def replace_limits(given: dict[str, Any]) -> Limits:
+    """The limits that the options ask for."""
+    giga = 2**30
+    return Limits(
+        seconds=given["timeout"],
+        memory=int(given["memory"] * giga),
+        request=int(given["max_request"] * giga),
+        result=int(given["max_result"] * giga),
+        queued=given["max_queued"],
+        running=given["max_running"],
+        rate=given["rate"],
+        burst=max(1, int(5 * given["rate"])),
+        keep=given["keep"] * 3600,
+    )
+
+
+@main.command("new-key")
+@click.argument("owner", default="me")
+def new_key_command(owner: str) -> None:
+    """Make a key for OWNER: one line for them, one for the server's file."""
+    key = new_key()
+    click.echo(f"the key, for {owner}: {key}")
+    click.echo(f"the line for --api-keys: {owner} sha256:{hashlib.sha256(key.encode()).hexdigest()}")
+
+
+_where = click.option("--url", help="The server; by default the one that remote=True would take.")
+
+
+@main.command("login")
+@click.argument("url")
+@click.option("--key", prompt=True, hide_input=True, help="The key; asked for if it is not given.")
+def login_command(url: str, key: str) -> None:
+    """Keep the key for the server at URL, outside any notebook."""
+    from nbsight.remote.client import Client
+
+    client = Client(url, key)
+    owner = client.whoami()
+    path = save_key(client.url, key)
+    click.echo(f"{client.url} knows you as {owner}; the key is kept in {path}")
+
+
+@main.command("status")
+@_where
+def status_command(url: str | None) -> None:
+    """What the server is and has."""
+    from nbsight.remote.addresses import find_client
+
+    click.echo(find_client(url or True).describe())
+
+
+@main.command("jobs")
+@_where
+@click.option("--limit", default=20, show_default=True)
+@click.option("--cancel", metavar="ID", help="End a job.")
+def jobs_command(url: str | None, limit: int, cancel: str | None) -> None:
+    """Your jobs, newest first."""
+    from nbsight.remote.addresses import find_client
+    from nbsight.remote.tables import jobs_table
+
+    client = find_client(url or True)
+    if cancel:
+        info = client.cancel(cancel)
+        click.echo(f"{info.id}: {info.state}")
+    else:
+        click.echo(jobs_table(client.jobs(limit), time.time()))

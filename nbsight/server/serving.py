@@ -1,0 +1,100 @@
+"""Starts a server: claims its folder and its port, says where it is, serves until it is told to end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from nbsight.server.access import digest_of, new_key, user_name
+from nbsight.server.app import make_app
+from nbsight.server.settings import RefusedToStart, Settings, is_loopback
+from nbsight.server.store import Store
+from nbsight.wire.discovery import Running, announce, forget
+
+__all__ = ["serve"]
+
+
+def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
+    """Serve until interrupted.
+
+    Args:
+        settings: What to serve. Without keys, one is made and told to this user's own programs.
+        say: Takes the lines that a person wants to read.
+
+    Raises:
+        RefusedToStart: the settings promise what cannot be kept, or the folder or the port is taken.
+    """
+    settings.check()
+    if sys.platform == "win32":
+        raise RefusedToStart(
+            "the server runs on Linux and macOS; on Windows use WSL. Blocks can be sent from there."
+        )
+    token = None
+    if not settings.keys:
+        if not is_loopback(settings.host):
+            raise RefusedToStart(
+                "a server for others needs their keys: `--api-keys FILE` with `owner key` lines."
+            )
+        token = new_key()
+        settings = replace(settings, keys={digest_of(token): user_name()})
+    store = _store(settings.data)
+    listener = _listener(settings)
+    port = listener.getsockname()[1]
+    url = f"http://{'localhost' if settings.host == '::1' else settings.host}:{port}"
+    file: Path | None = None
+    if token is not None:
+        file = announce(Running(url, token, os.getpid(), time.time(), settings.tier, list(settings.models)))
+    say(f"nbsight serves {', '.join(settings.models)} at {url} (tier {settings.tier})")
+    if token is not None:
+        say("notebooks of this user find it: model.trace(prompt, remote=True)")
+    config = uvicorn.Config(
+        make_app(settings, store),
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn has ended in good order and passes it on
+        say("ended")
+    finally:
+        listener.close()
+        if file is not None:
+            forget(file)
+
+
+def _store(folder: Path) -> Store:
+    try:
+        return Store(folder)
+    except BlockingIOError as error:
+        raise RefusedToStart(
+            f"{error}; stop it, or give this one a folder of its own: `--data FOLDER`."
+        ) from None
+    except OSError as error:
+        raise RefusedToStart(f"the folder {folder} cannot be used: {error}") from None
+
+
+def _listener(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # With the protocol named, asyncio sees TCP and sends small packets at once.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise RefusedToStart(
+            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}; give another `--port`."
+        ) from None
+    listener.listen(512)
+    listener.set_inheritable(False)
+    return listener

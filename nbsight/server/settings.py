@@ -1,0 +1,93 @@
+"""What a server was told, and what it refuses to be."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nbsight.errors import NbsightError
+from nbsight.wire.api import Limits
+
+__all__ = ["RefusedToStart", "Settings", "Tier", "is_loopback"]
+
+Tier = Literal["local", "program", "sandbox"]
+
+
+class RefusedToStart(NbsightError, ValueError):
+    """A server was asked to promise what it cannot keep."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One server.
+
+    Args:
+        models: Names or folders of the models that it loads at once.
+        data: The folder that holds its jobs.
+        host: The address it listens on.
+        port: Its port; 0 takes a free one.
+        tier: What a job may do.
+        keys: Owners by the SHA-256 of their keys, in hex.
+        workers: Processes per model.
+        loads: Whether it loads other models when a job asks for one.
+        most_models: Models that are loaded at a time, where it does.
+        options: What each model is opened with, such as `device_map`.
+        limits: What a job and an owner may use.
+        lease: Seconds without a sign of life after which a worker counts as lost.
+        grace: Seconds that a job has to stop before its worker is ended.
+    """
+
+    models: tuple[str, ...]
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    tier: Tier = "local"
+    keys: dict[str, str] = field(default_factory=dict)
+    workers: int = 1
+    loads: bool = False
+    most_models: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+    limits: Limits = Limits()
+    lease: float = 60.0
+    grace: float = 3.0
+
+    def check(self) -> None:
+        """Refuse what cannot be kept.
+
+        Raises:
+            RefusedToStart: the tier does not fit the address, or is not there.
+        """
+        if self.tier == "sandbox":
+            raise RefusedToStart(
+                "there is no `sandbox` tier in this version: it has to keep full Python away from files, "
+                "network "
+                "and other processes, and what does that is not built. Use `--tier program`, which "
+                "interprets "
+                "blocks and never executes them, or `--tier local` for yourself alone."
+            )
+        if self.tier == "local" and not is_loopback(self.host):
+            raise RefusedToStart(
+                f"in the `local` tier a block is Python that runs as you: whoever reaches {self.host} and "
+                "has a "
+                "key could read your files, use your network and change the model. That tier listens on "
+                "127.0.0.1 only. For others use `--tier program`; for yourself, from another computer, an "
+                "SSH "
+                "tunnel (`ssh -L 8765:127.0.0.1:8765 this-machine`)."
+            )
+        if self.tier == "program" and self.loads:
+            raise RefusedToStart(
+                "a `program` server loads the models that it was started with and no others; leave out "
+                "`--loads`."
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this computer alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,48 @@
+"""One server for most of these tests; those that kill one start their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from nbsight.models.language_model import LanguageModel
+from nbsight.remote import addresses
+from tests.server.running import KEYS, RunningServer, server
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory):
+    """A server with the shipped model, for jobs of at most three seconds."""
+    with server(
+        tmp_path_factory.mktemp("server"), "--timeout", "3", "--memory", "2", "--max-result", "0.2"
+    ) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def local_model() -> LanguageModel:
+    """The shipped model, loaded here too."""
+    return LanguageModel("nbsight/demo", dispatch=True)
+
+
+@pytest.fixture
+def model() -> LanguageModel:
+    """The shipped model without its weights, as who sends blocks has it."""
+    return LanguageModel("nbsight/demo")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    """No server, key or login of whoever runs the tests."""
+    monkeypatch.setenv("NBSIGHT_DATA_DIR", str(tmp_path_factory.mktemp("nbsight")))
+    for name in ("NBSIGHT_HOST", "NBSIGHT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(addresses, "_clients", {})
+    monkeypatch.setattr(addresses, "_chosen", [])
+
+
+@pytest.fixture
+def ada(running: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    """The server, as `remote=True` finds it for its owner ada."""
+    monkeypatch.setenv("NBSIGHT_HOST", running.url)
+    monkeypatch.setenv("NBSIGHT_API_KEY", KEYS["ada"])
+    return running
