@@ -51,7 +51,7 @@ def patching(
 
     def engine() -> Any:
         sweep = Sweep(ours, ids, points, change, lambda logits: logits[:, 0, 5])
-        sweep.run(progress=False)
+        sweep.run()
         return sweep.values
 
     contestants: dict[str, Any] = {"nbsight": engine}

@@ -38,11 +38,13 @@ class Metric:
         name: What it is, for titles and tables.
         unit: What it is measured in, for axes.
         of: Logits (row, d_vocab) to numbers (row,).
+        rises: Whether it is higher the better the right answer does; False where nobody knows.
     """
 
     name: str
     unit: str
     of: Callable[[torch.Tensor], Any]
+    rises: bool = False
 
     def __call__(self, logits: torch.Tensor) -> Any:
         """The numbers of logits, (row, d_vocab) to (row,)."""
@@ -65,7 +67,10 @@ def logit_difference(model: LanguageModel, answer: Token, wrong: Token) -> Metri
         raise InputError(f"the two tokens are the same, {answer!r}; their logits differ by 0 everywhere.")
     names = f"{_name(model, right)} − {_name(model, left)}"
     return Metric(
-        f"logit difference {names}", "logit difference", lambda logits: logits[:, right] - logits[:, left]
+        f"logit difference {names}",
+        "logit difference",
+        lambda logits: logits[:, right] - logits[:, left],
+        rises=True,
     )
 
 
@@ -84,6 +89,7 @@ def probability(model: LanguageModel, answer: Token) -> Metric:
         f"probability of {_name(model, token)}",
         "probability",
         lambda logits: logits.float().softmax(-1)[:, token],
+        rises=True,
     )
 
 
@@ -102,6 +108,7 @@ def log_probability(model: LanguageModel, answer: Token) -> Metric:
         f"log-probability of {_name(model, token)}",
         "nats",
         lambda logits: logits.float().log_softmax(-1)[:, token],
+        rises=True,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbsight.analysis.chosen import Chosen, words_of
-from nbsight.analysis.growing import stored_values
+from nbsight.analysis.chosen import Chosen, Spot, words_of
+from nbsight.analysis.growing import Point, stored_values
 from nbsight.analysis.metrics import Answers, Metric, metric_of
-from nbsight.analysis.progress import Progress
+from nbsight.analysis.stoppable import Stoppable
 from nbsight.analysis.sweep import Sweep
-from nbsight.core.displays import name_of
-from nbsight.errors import InputError, NbsightWarning
+from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
 from nbsight.models.tokens import describe_lengths
-from nbsight.results.patching import Patching
+from nbsight.results.patching import Patching, has_share
 
 __all__ = ["PatchingSweep", "activation_patching"]
 
@@ -101,9 +99,11 @@ class _Pair:
     corrupted_text: str
     metric: Metric
     spans: tuple[tuple[int, ...], ...]
+    points: Sequence[Point]
+    spots: Sequence[Spot]
 
 
-class PatchingSweep:
+class PatchingSweep(Stoppable[Patching]):
     """Activation patching that can be watched, stopped and gone on with.
 
         sweep = PatchingSweep(model, clean, corrupted, answers=(" Paris", " Rome"))
@@ -112,6 +112,8 @@ class PatchingSweep:
 
     Args: as for `activation_patching`.
     """
+
+    what = "patching"
 
     def __init__(
         self,
@@ -137,19 +139,20 @@ class PatchingSweep:
         pairs = _prompts(model, clean, corrupted)
         self._answers = _answers_for(answers, len(pairs))
         self.labels: tuple[str, ...] = ()
-        self.notes: list[str] = []
         self.pairs = [
             self._pair(number, clean_ids, other_ids, metric, positions)
             for number, (clean_ids, other_ids) in enumerate(pairs)
         ]
-        self._check_notes()
+        self.notes = self._notes_on_prompts()
         self._sweeps: list[Sweep | None] = [None] * len(self.pairs)
         self._ends = [np.nan] * len(self.pairs)
-        self._count = len(self.chosen.points(self.pairs[0].spans)[0])
+        self._provenance = provenance(
+            self.model, [text for pair in self.pairs for text in (pair.clean_text, pair.corrupted_text)]
+        )
 
     def __len__(self) -> int:
         """The number of patched runs."""
-        return self._count * len(self.pairs)
+        return sum(len(pair.points) for pair in self.pairs)
 
     @property
     def done(self) -> int:
@@ -161,45 +164,16 @@ class PatchingSweep:
         """Whether all are."""
         return all(sweep is not None and sweep.is_complete for sweep in self._sweeps)
 
-    def __iter__(self) -> Iterator[Patching]:
+    def _batches(self) -> Iterator[int]:
         for number in range(len(self.pairs)):
-            sweep = self._sweep(number)
-            for _ in sweep:
-                yield self.result()
-
-    def run(
-        self, *, progress: bool | None = None, on_batch: Callable[[Patching], None] | None = None
-    ) -> Patching:
-        """Do what is left and return the result; a KeyboardInterrupt returns what is there.
-
-        Args:
-            progress: Whether to show a bar; by default when it takes longer than half a second.
-            on_batch: Called with what is known so far after every batch.
-        """
-        bar = Progress(len(self), "patching", progress, name_of(self.model))
-        try:
-            with bar:
-                for number in range(len(self.pairs)):
-                    for _ in self._sweep(number):
-                        bar.update(self.done - bar.n)
-                        if on_batch is not None:
-                            on_batch(self.result())
-        except KeyboardInterrupt:
-            warnings.warn(
-                f"stopped after {self.done} of {len(self)} runs; the rest are NaN. `result.resume()` goes "
-                "on.",
-                NbsightWarning,
-                stacklevel=3,
-            )
-        return self.result()
+            yield from self._sweep(number)
 
     def result(self) -> Patching:
         """What is known so far."""
         tables, bases, ends = [], [], []
         for pair, sweep, end in zip(self.pairs, self._sweeps, self._ends, strict=True):
-            _, spots = self.chosen.points(pair.spans)
             known = None if sweep is None else sweep.values
-            tables.append(self.chosen.arranged(known, spots, len(pair.spans)))
+            tables.append(self.chosen.arranged(known, pair.spots, len(pair.spans)))
             bases.append(np.nan if sweep is None or sweep.base is None else float(sweep.base))
             ends.append(end)
         by_head = [table for _, table in tables if table is not None]
@@ -219,12 +193,8 @@ class PatchingSweep:
             metric=self.pairs[0].metric.name,
             unit=self.pairs[0].metric.unit,
             direction=self.direction,
-            notes=tuple(self.notes),
-            provenance=provenance(
-                self.model,
-                [text for pair in self.pairs for text in (pair.clean_text, pair.corrupted_text)],
-                batch=None if not self._sweeps[0] else self._sweeps[0].rows,
-            ),
+            notes=(*self.notes, *self._notes_on_ends(*((ends, bases) if denoise else (bases, ends)))),
+            provenance={**self._provenance, "batch": self._sweeps[0].rows if self._sweeps[0] else None},
             resume=None if complete else self.run,
         )
 
@@ -248,30 +218,60 @@ class PatchingSweep:
                 f"{len(spans)}, so they have no common axis. Name spans, one for each pair: "
                 '`positions={"subject": [[1, 2], [1, 2, 3]], "last": -1}`.'
             )
+        answers = None if self._answers is None else self._answers[number]
         return _Pair(
             base,
             donor,
             "".join(words_of(self.model, clean)),
             "".join(words_of(self.model, corrupted)),
-            metric_of(self.model, metric, None if self._answers is None else self._answers[number], clean),
+            metric_of(self.model, metric, answers, clean),
             spans,
+            *self.chosen.points(spans),
         )
 
-    def _check_notes(self) -> None:
+    def _of(self, number: int) -> str:
+        return f" of pair {number}" if len(self.pairs) > 1 else ""
+
+    def _notes_on_prompts(self) -> list[str]:
+        """What the prompts make certain before anything is run."""
+        notes = []
+        streams = any(site.startswith("resid") for site in self.chosen.sites)
         for number, pair in enumerate(self.pairs):
-            of = f" of pair {number}" if len(self.pairs) > 1 else ""
+            length, of = pair.base.shape[1], self._of(number)
             whole = [
-                label
-                for label, span in zip(self.labels, pair.spans, strict=True)
-                if len(set(span)) == pair.base.shape[1]
+                label for label, span in zip(self.labels, pair.spans, strict=True) if len(set(span)) == length
             ]
-            if whole and any(site.startswith("resid") for site in self.chosen.sites):
-                self.notes.append(
+            if whole and streams:
+                notes.append(
                     f"`{whole[0]}`{of} is every position: patching the whole stream there gives the donor's "
                     "prediction by construction."
                 )
-            if torch.equal(pair.base, pair.donor):
-                self.notes.append(f"both prompts{of} are the same, so no patch can change anything.")
+            differs = (pair.base != pair.donor)[0].nonzero().flatten().tolist()
+            if not differs:
+                notes.append(f"both prompts{of} are the same, so no patch can change anything.")
+            elif all(position < differs[0] for span in pair.spans for position in span):
+                notes.append(
+                    f"the prompts{of} differ from position {differs[0]} on, and only positions before it are "
+                    "patched: they hold the same in both runs."
+                )
+        return notes
+
+    def _notes_on_ends(self, clean: Sequence[float], corrupted: Sequence[float]) -> Iterator[str]:
+        """What the two runs that every patch lies between say, once they are known."""
+        for number, (high, low) in enumerate(zip(clean, corrupted, strict=True)):
+            of, metric = self._of(number), self.pairs[number].metric
+            if not (np.isfinite(high) and np.isfinite(low)):
+                continue
+            if not has_share(high, low):
+                yield (
+                    f"the {metric.name}{of} is {high:.3g} in the clean run and {low:.3g} in the corrupted "
+                    "one: there is no way between them to recover a share of; look at `effect`."
+                )
+            elif metric.rises and high < low:
+                yield (
+                    f"the {metric.name}{of} is lower in the clean run ({high:.3g}) than in the corrupted one "
+                    f"({low:.3g}). Are the prompts or the answers the wrong way round?"
+                )
 
     # -- running -------------------------------------------------------------------------------
 
@@ -281,7 +281,6 @@ class PatchingSweep:
             pair = self.pairs[number]
             stored, logits = stored_values(self.model, pair.donor, self.chosen.sites, self.chosen.layers)
             self._ends[number] = float(np.asarray(pair.metric(logits)).reshape(-1)[0])
-            points, _ = self.chosen.points(pair.spans)
 
             def change(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
                 return stored[layer, site][where].to(current.device)
@@ -289,7 +288,7 @@ class PatchingSweep:
             sweep = self._sweeps[number] = Sweep(
                 self.model,
                 pair.base,
-                points,
+                pair.points,
                 change,
                 lambda logits: pair.metric(logits[:, 0]),
                 batch=self.batch,

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from nbsight.analysis.growing import Change, Plain, Point, plain_run, run_points
 from nbsight.analysis.memory import is_out_of_memory, let_go, rows_that_fit
-from nbsight.analysis.progress import Progress
 from nbsight.analysis.strategy import begin_together, may_use_prefix, ways_of
-from nbsight.core.displays import name_of
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 
@@ -108,17 +106,10 @@ class Sweep:
                 continue
             let_go()  # here, where the error and all that it holds are gone
 
-    def run(self, progress: bool | None = None, what: str = "sweep") -> None:
-        """Run what is left; a KeyboardInterrupt leaves what is done, and `run` goes on from there.
-
-        Args:
-            progress: Whether to show a bar; None shows one if it takes longer than half a second.
-            what: What the bar is labelled with.
-        """
-        with Progress(len(self), what, progress, name_of(self.model)) as bar:
-            bar.update(int(self.done.sum()))
-            for done in self:
-                bar.update(done - bar.n)
+    def run(self) -> None:
+        """Run what is left; whatever stops it leaves what is done, and `run` goes on from there."""
+        for _ in self:
+            pass
 
     # -- one batch -----------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,8 @@ class Ablation(Result):
         method: "zero", "mean" or "resample".
         metric: Name of the metric.
         unit: Its unit.
+        notes: What a reader must know before believing the picture.
+        resume: Goes on with what is left and returns the whole; None when complete. Never saved.
     """
 
     title = "ablation"
@@ -51,6 +53,14 @@ class Ablation(Result):
     method: str = "zero"
     metric: str = "metric"
     unit: str = "metric"
+    notes: Sequence[str] = ()
+    resume: Callable[[], Ablation] | None = field(default=None, repr=False, metadata={"saved": False})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every run is done."""
+        known = self.values if self.head_values is None else self.head_values
+        return self.resume is None and bool(np.isfinite(known).any())
 
     @property
     def effect(self) -> NDArray[np.float64]:
@@ -79,7 +89,8 @@ class Ablation(Result):
 
     def __repr__(self) -> str:
         lines = [
-            f"Ablation ({self.method}) of {shorten(repr(self.prompt), 60)}: {self.metric}",
+            f"Ablation ({self.method}) of {shorten(repr(self.prompt), 60)}: {self.metric}"
+            + ("" if self.is_complete else ", not complete"),
             f"  plain run {self.baseline:8.3f}",
         ]
         if np.isfinite(self.effect).any():
@@ -98,4 +109,5 @@ class Ablation(Result):
                 f"  most moved by head {self.heads[head]} of layer {self.layers[layer]} at "
                 f"{visible(self.positions[position])!r} ({position}): {by_head[layer, position, head]:+.3f}"
             )
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)

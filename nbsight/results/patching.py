@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbsight.display.text import shorten, visible
+from nbsight.errors import InputError
 from nbsight.results.base import Result, coordinate, variable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Patching"]
+__all__ = ["Patching", "has_share"]
 
 Floats = NDArray[np.float64]
 
@@ -91,31 +93,41 @@ class Patching(Result):
         """The same by head, (pair, layer, position, head)."""
         return None if self.head_values is None else self._share(self.head_values)
 
-    def mean(self) -> Floats:
-        """The mean of `recovered` over pairs, (site, layer, position)."""
-        return _mean(self.recovered)
+    def mean(self, *, by_head: bool = False) -> Floats:
+        """The mean of `recovered` over pairs, (site, layer, position).
+
+        Args:
+            by_head: Whether heads are meant, (layer, position, head).
+        """
+        return _mean(self._shares(by_head))
 
     def interval(
-        self, confidence: float = 0.95, *, seed: int = 0, draws: int = 2000
+        self, confidence: float = 0.95, *, by_head: bool = False, seed: int = 0, draws: int = 2000
     ) -> tuple[Floats, Floats]:
         """A bootstrap interval of `mean()` over pairs, lower and upper end, each (site, layer, position).
 
         Args:
             confidence: The share of resampled means that lie in it.
+            by_head: Whether heads are meant, (layer, position, head).
             seed: Of the resampling.
             draws: How often pairs are drawn anew.
 
+        Raises:
+            InputError: there is one pair, or there are no heads.
+
         Source: Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentile interval).
         """
-        shares = self.recovered
-        if len(shares) < 2:
-            raise ValueError("an interval needs at least two pairs of prompts; this result has one.")
+        shares = self._of_pairs("an interval", by_head)
         drawn = np.random.default_rng(seed).integers(0, len(shares), (draws, len(shares)))
         means = np.stack([_mean(shares[rows]) for rows in drawn])
-        low, high = np.nanquantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a cell of NaN has the interval NaN
+            low, high = np.nanquantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return low, high
 
-    def significant(self, level: float = 0.05, *, seed: int = 0, draws: int = 5000) -> NDArray[np.bool_]:
+    def significant(
+        self, level: float = 0.05, *, by_head: bool = False, seed: int = 0, draws: int = 5000
+    ) -> NDArray[np.bool_]:
         """Where the mean effect differs from 0, (site, layer, position), false discoveries held at `level`.
 
         A test of random signs over pairs, then the step-up rule of Benjamini and Hochberg (1995). With n
@@ -123,22 +135,38 @@ class Patching(Result):
 
         Args:
             level: The share of false discoveries among the cells that are marked.
+            by_head: Whether heads are meant, (layer, position, head).
             seed: Of the random signs.
             draws: How many sign patterns are drawn when there are too many to try all.
+
+        Raises:
+            InputError: there is one pair, or there are no heads.
         """
-        shares = self.recovered
-        if len(shares) < 2:
-            raise ValueError("significance needs at least two pairs of prompts; this result has one.")
+        shares = self._of_pairs("significance", by_head)
         signs = _signs(len(shares), seed, draws)
-        flat = np.nan_to_num(shares.reshape(len(shares), -1))
-        drawn = np.abs(signs @ flat)
-        p = (drawn >= np.abs(flat.sum(0)) - 1e-12).mean(0)
+        flat = shares.reshape(len(shares), -1)
+        # Cells without a number are no tests, and must not count as some.
+        tested: NDArray[np.bool_] = np.asarray(np.isfinite(flat).any(0))
+        flat = np.nan_to_num(flat[:, tested])
+        p = (np.abs(signs @ flat) >= np.abs(flat.sum(0)) - 1e-12).mean(0)
         order = np.argsort(p)
         passes = p[order] <= level * np.arange(1, len(p) + 1) / len(p)
-        marked = np.zeros(len(p), bool)
+        found = np.zeros(len(p), bool)
         if passes.any():
-            marked[order[: np.flatnonzero(passes)[-1] + 1]] = True
+            found[order[: np.flatnonzero(passes)[-1] + 1]] = True
+        marked = np.zeros(len(tested), bool)
+        marked[tested] = found
         return marked.reshape(shares.shape[1:])
+
+    def best_head(self) -> tuple[int, int, int]:
+        """Layer label, position and head label of the head whose patch moves most of the share.
+
+        Raises:
+            InputError: no heads were patched.
+        """
+        means = self.mean(by_head=True)
+        layer, position, head = np.unravel_index(int(np.nanargmax(np.abs(means))), means.shape)
+        return int(self.layers[int(layer)]), int(position), int(self.heads[int(head)])
 
     def best(self, site: str | None = None) -> tuple[str, int, int]:
         """Site, layer label and position of the patch that recovers most."""
@@ -158,10 +186,9 @@ class Patching(Result):
         from nbsight.display.heatmaps import heatmaps, site_panels
 
         chosen = list(sites or self.sites)
-        by_head = self.head_recovered
         panels = site_panels(
             self.mean()[[self.sites.index(site) for site in chosen]],
-            None if by_head is None else _mean(by_head),
+            None if self.head_values is None else self.mean(by_head=True),
             sites=chosen,
             layers=self.layers,
             positions=self.positions,
@@ -186,9 +213,21 @@ class Patching(Result):
 
     def _share(self, values: Floats) -> Floats:
         start, end = self._ends(values.ndim)
-        way = end - start
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(np.abs(way) > 1e-12, (values - start) / way, np.nan)
+            return np.where(has_share(start, end), (values - start) / (end - start), np.nan)
+
+    def _shares(self, by_head: bool) -> Floats:
+        if not by_head:
+            return self.recovered
+        shares = self.head_recovered
+        if shares is None:
+            raise InputError('no heads were patched: `sites=["z"]` with `heads=True` does.')
+        return shares
+
+    def _of_pairs(self, what: str, by_head: bool) -> Floats:
+        if len(self.clean) < 2:
+            raise InputError(f"{what} needs at least two pairs of prompts; this result has one.")
+        return self._shares(by_head)
 
     def __repr__(self) -> str:
         count = len(self.clean)
@@ -207,8 +246,25 @@ class Patching(Result):
                 f"  most recovered: {site} of layer {layer} at {visible(self.positions[position])!r} "
                 f"({position}): {share:.2f}"
             )
+        if self.head_values is not None and np.isfinite(self.mean(by_head=True)).any():
+            layer, position, head = self.best_head()
+            place = list(self.layers).index(layer), position, list(self.heads).index(head)
+            lines.append(
+                f"  most moved by head {head} of layer {layer} at {visible(self.positions[position])!r} "
+                f"({position}): {self.mean(by_head=True)[place]:.2f}"
+            )
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def has_share(start: Any, end: Any) -> Any:
+    """Whether two metrics are apart by more than rounding, so that there is a way between them.
+
+    Args:
+        start: Numbers, any shape.
+        end: Numbers of the same shape.
+    """
+    return np.abs(np.subtract(end, start)) > 1e-5 * np.maximum(np.abs(start), np.abs(end))
 
 
 def _mean(shares: Floats) -> Floats:

@@ -14,9 +14,10 @@ from nbsight.analysis.metrics import logit_difference
 from nbsight.analysis.patching import PatchingSweep, activation_patching
 from nbsight.analysis.progress import Progress
 from nbsight.errors import InputError, NbsightWarning
+from nbsight.models import provenance as provenance_of
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.base import load_result
-from nbsight.results.patching import Patching
+from nbsight.results.patching import Patching, has_share
 
 CLEAN, CORRUPTED = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
 ANSWERS = (" Paris", " Rome")
@@ -223,6 +224,70 @@ def test_an_interrupt_keeps_what_is_done_and_resume_does_the_rest(model):
     assert np.allclose(rest.values, whole.values, atol=1e-4)
 
 
+def test_memory_that_runs_out_keeps_what_is_done_and_resume_does_the_rest(model):
+    whole = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, batch=20)
+    seen = []
+
+    def full(module, args, output):
+        if len(seen) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore of that")
+
+    handle = model._model.transformer.h[3].mlp.register_forward_hook(full)
+    try:
+        with pytest.warns(
+            NbsightWarning, match=r"memory ran out \(.*\) after 40 of 96 runs; .*resume"
+        ) as said:
+            part = activation_patching(
+                model, CLEAN, CORRUPTED, answers=ANSWERS, batch=20, on_batch=seen.append
+            )
+    finally:
+        handle.remove()
+    assert said[0].filename == __file__
+    assert not part.is_complete
+    assert int(np.isfinite(part.values).sum()) == 40
+    rest = part.resume()
+    assert rest.is_complete
+    assert np.allclose(rest.values, whole.values, atol=1e-4)
+
+
+def test_memory_that_is_too_small_from_the_start_is_an_error(model):
+    def full(module, args, output):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    handle = model._model.transformer.h[3].mlp.register_forward_hook(full)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS)
+    finally:
+        handle.remove()
+
+
+def test_a_metric_that_fails_half_way_keeps_what_was_done_before(model):
+    calls = []
+
+    def breaks(logits):
+        calls.append(len(logits))
+        return logits[:, 0] * (torch.nan if len(calls) > 3 else 1)
+
+    with pytest.raises(InputError, match="gave nan for the run changed at Point") as caught:
+        activation_patching(model, CLEAN, CORRUPTED, metric=breaks, batch=20)
+    assert "The 40 of 96 runs before it are in the error's `.result`." in str(caught.value)
+    part = caught.value.result
+    assert int(np.isfinite(part.values).sum()) == 40
+    breaks_no_more = activation_patching(model, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 0])
+    known = np.isfinite(part.values)
+    assert np.allclose(part.values[known], breaks_no_more.values[known], atol=1e-4)
+
+
+def test_what_a_result_depends_on_is_looked_up_once(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(provenance_of, "_version", lambda package: asked.append(package) or "1")
+    parts = []
+    activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, batch=10, on_batch=parts.append)
+    assert len(parts) == 10
+    assert len(asked) == len(set(asked))
+
+
 def test_partial_results_come_as_batches_end(model):
     sweep = PatchingSweep(model, CLEAN, CORRUPTED, answers=ANSWERS, batch=30)
     known = [int(np.isfinite(part.values).sum()) for part in sweep]
@@ -251,6 +316,67 @@ def test_the_picture_has_a_panel_for_each_site(model):
     assert titles[:2] == ["resid_pre", "resid_post"]
 
 
+def test_baselines_without_a_way_between_them_are_flagged(model):
+    result = activation_patching(
+        model, CLEAN, CORRUPTED, metric=lambda logits: logits.sum(-1) * 0 + 2, layers=[1]
+    )
+    assert np.isnan(result.recovered).all()
+    assert np.allclose(result.effect, 0)
+    assert "2 in the clean run and 2 in the corrupted one: there is no way between them" in result.notes[0]
+    assert result.notes[0] in repr(result)
+
+
+def test_rounding_is_no_way_between_baselines():
+    assert not has_share(3.0, 3.0 + 1e-6)
+    assert has_share(np.array([1e-9, 0.0, -1.0]), np.array([2e-9, 1.0, 1.0])).all()
+
+
+def test_answers_the_wrong_way_round_are_flagged(model):
+    result = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS[::-1], layers=[1])
+    assert "is lower in the clean run" in result.notes[0]
+    assert "the wrong way round" in repr(result)
+    right = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[1])
+    assert right.notes == ()
+
+
+def test_positions_before_the_first_difference_are_flagged(model):
+    early = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[1], positions=[0])
+    assert "differ from position 1 on, and only positions before it are patched" in early.notes[0]
+    assert np.allclose(early.effect, 0, atol=1e-4)
+    both = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[1], positions=[0, 1])
+    assert both.notes == ()
+
+
+def test_equal_prompts_are_flagged(model):
+    result = activation_patching(model, CLEAN, CLEAN, answers=ANSWERS, layers=[1])
+    assert any("both prompts are the same" in note for note in result.notes)
+
+
+def test_heads_of_several_pairs_have_an_interval_and_significance(model):
+    clean, corrupted, answers = zip(*MORE, strict=True)
+    result = activation_patching(
+        model, list(clean), list(corrupted), answers=list(answers), sites=["z"], layers=[8, 9]
+    )
+    shares = result.head_recovered
+    mean = result.mean(by_head=True)
+    assert np.allclose(mean, shares.mean(0))
+    low, high = result.interval(by_head=True)
+    assert (low <= mean + 1e-9).all()
+    assert (mean <= high + 1e-9).all()
+    drawn = np.random.default_rng(0).integers(0, len(shares), (2000, len(shares)))
+    assert np.allclose(low, np.quantile(shares[drawn].mean(1), 0.025, axis=0))
+    assert result.significant(by_head=True).shape == mean.shape
+    layer, position, head = result.best_head()
+    assert np.abs(mean).max() == abs(mean[[8, 9].index(layer), position, head])
+    assert f"most moved by head {head} of layer {layer}" in repr(result)
+
+
+def test_heads_that_were_not_patched_have_no_numbers(model):
+    result = activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[1])
+    with pytest.raises(InputError, match=r'no heads were patched: `sites=\["z"\]`'):
+        result.mean(by_head=True)
+
+
 def synthetic(shares):
     shares = np.asarray(shares, float)
     return Patching(
@@ -275,6 +401,17 @@ def test_significance_finds_what_is_there_and_little_else():
     assert marked[3:].sum() <= 2
 
 
+def test_cells_without_a_number_are_no_tests():
+    generator = np.random.default_rng(0)
+    shares = generator.normal(0, 0.2, (12, 10))
+    shares[:, 0] += 1
+    alone = synthetic(shares).significant()[0, 0]
+    beside = synthetic(np.concatenate([shares, np.full((12, 500), np.nan)], 1)).significant()[0, 0]
+    assert alone[0]
+    assert np.array_equal(beside[:10], alone)
+    assert not beside[10:].any()
+
+
 def test_few_pairs_show_nothing_and_an_interval_covers_the_truth():
     generator = np.random.default_rng(1)
     assert not synthetic(generator.normal(1, 0.1, (3, 30))).significant().any()
@@ -286,7 +423,7 @@ def test_few_pairs_show_nothing_and_an_interval_covers_the_truth():
 
 
 def test_one_pair_has_no_interval():
-    with pytest.raises(ValueError, match="needs at least two pairs"):
+    with pytest.raises(InputError, match="needs at least two pairs"):
         synthetic(np.zeros((1, 2))).interval()
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from nbsight.analysis.ablation import ablation
+from nbsight.analysis.ablation import AblationSweep, ablation
 from nbsight.analysis.growing import Point
 from nbsight.analysis.norms import stream_norms
 from nbsight.analysis.patching import activation_patching
 from nbsight.analysis.sweep import Sweep
-from nbsight.errors import InputError
+from nbsight.errors import InputError, NbsightWarning
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.base import load_result
 from tests.models.architectures import AVAILABLE, make
@@ -157,7 +157,7 @@ def test_growing_and_plain_batches_agree_at_every_site(architecture):
     plain = Sweep(model, ids, points, change, measure, grow=False)
     single = Sweep(model, ids, points, change, measure, grow=False, batch=1)
     for sweep in (grown, plain, single):
-        sweep.run(progress=False)
+        sweep.run()
     scale = np.abs(single.values).max()
     assert np.abs(grown.values - single.values).max() < 1e-4 * scale
     assert np.abs(plain.values - single.values).max() < 1e-4 * scale
@@ -225,6 +225,26 @@ def test_ablation_says_what_it_needs(model):
         ablation(model, CLEAN, method="noise", answers=ANSWERS)
     with pytest.raises(InputError, match="one prompt and was given 2"):
         ablation(model, CAPITALS[:2], method="zero", answers=ANSWERS)
+
+
+def test_ablation_can_be_stopped_and_gone_on_with(model):
+    options = {"method": "zero", "answers": ANSWERS, "batch": 30}
+    whole = ablation(model, CLEAN, **options)
+    seen = []
+
+    def stop(partial):
+        seen.append(partial)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(NbsightWarning, match=r"stopped after 60 of 192 runs; .*`result\.resume\(\)`"):
+        part = ablation(model, CLEAN, on_batch=stop, **options)
+    assert "not complete" in repr(part)
+    assert int(np.isfinite(part.values).sum()) == 60
+    assert part.resume().is_complete
+    known = [int(np.isfinite(one.values).sum()) for one in AblationSweep(model, CLEAN, **options)]
+    assert known == [30, 60, 90, 120, 150, 180, 192]
+    assert np.allclose(part.resume().values, whole.values, atol=1e-4)
 
 
 def test_ablation_names_what_moved_most_and_draws_it(model):

@@ -77,7 +77,7 @@ def test_every_run_equals_a_plain_hook(architecture):
     model = LanguageModel(module)
     points = all_points(2)
     sweep = Sweep(model, IDS, points, halve, measure)
-    sweep.run(progress=False)
+    sweep.run()
     want = [float(by_hook(module, architecture.blocks, point)[TOKEN]) for point in points]
     np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_the_size_of_a_batch_changes_nothing(gpt2, batch, grow):
 def test_a_point_of_several_positions_changes_them_all(gpt2):
     points = [Point(1, "resid_post", (0, 3, 6)), Point(0, "resid_pre", tuple(range(7)))]
     sweep = Sweep(gpt2, IDS, points, halve, measure)
-    sweep.run(progress=False)
+    sweep.run()
     want = [float(by_hook(gpt2._model, "transformer.h", point)[TOKEN]) for point in points]
     np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
 
@@ -132,11 +132,11 @@ def test_it_can_be_stopped_and_goes_on(gpt2):
 
     sweep = Sweep(gpt2, IDS, points, halve, stops, batch=5)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(progress=False)
+        sweep.run()
     assert int(sweep.done.sum()) == 10
     assert np.isnan(sweep.values[~sweep.done]).all()
     assert not sweep.is_complete
-    sweep.run(progress=False)
+    sweep.run()
     assert sweep.is_complete
     assert sum(calls[:2] + calls[3:]) == len(points) + 1  # nothing ran twice but what was stopped
     want = [float(by_hook(gpt2._model, "transformer.h", point)[TOKEN]) for point in points]
@@ -153,7 +153,7 @@ def test_when_memory_runs_out_batches_get_smaller(gpt2):
         return measure(logits)
 
     sweep = Sweep(gpt2, IDS, points, halve, hungry)
-    sweep.run(progress=False)
+    sweep.run()
     assert sizes[0] == len(points) + 1
     assert max(sizes[-3:]) <= 8
     want = [float(by_hook(gpt2._model, "transformer.h", point)[TOKEN]) for point in points]
@@ -171,7 +171,7 @@ def test_an_error_of_another_kind_leaves_what_is_done(gpt2):
 
     sweep = Sweep(gpt2, IDS, points, halve, fails, batch=5)
     with pytest.raises(RuntimeError, match="something else"):
-        sweep.run(progress=False)
+        sweep.run()
     assert int(sweep.done.sum()) == 5
 
 
@@ -189,7 +189,7 @@ def test_an_error_of_another_kind_leaves_what_is_done(gpt2):
 def test_a_metric_of_the_wrong_shape_or_without_a_number_is_named(gpt2, metric, said):
     sweep = Sweep(gpt2, IDS, all_points(1), halve, metric)
     with pytest.raises(InputError, match=said):
-        sweep.run(progress=False)
+        sweep.run()
 
 
 def test_a_batch_of_no_rows_is_refused(gpt2):
@@ -260,7 +260,7 @@ def test_a_prefix_changes_nothing_inside_blocks(gpt2, monkeypatch, site, grow):
     plain = Sweep(gpt2, LONG, points, change, measure, grow=False, prefix=False)
     quick = Sweep(gpt2, LONG, points, change, measure, grow=grow, prefix=True)
     for sweep in (plain, quick):
-        sweep.run(progress=False)
+        sweep.run()
     assert (plain.prefix, quick.prefix) == (False, True)
     np.testing.assert_allclose(quick.values, plain.values, rtol=1e-4, atol=1e-5)
     first = [value for value, point in zip(plain.values, points, strict=True) if point.layer == 0]
@@ -276,9 +276,9 @@ def test_positions_that_are_read_are_computed(gpt2, monkeypatch):
         return logits[:, :, TOKEN]
 
     sweep = Sweep(gpt2, LONG, points, halve, both, read=(10, -1), prefix=True)
-    sweep.run(progress=False)
+    sweep.run()
     plain = Sweep(gpt2, LONG, points, halve, both, read=(10, -1), grow=False, prefix=False)
-    plain.run(progress=False)
+    plain.run()
     np.testing.assert_allclose(sweep.values, plain.values, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sweep.values[1, 0], sweep.base[0], atol=1e-5)  # read before it is changed
 
@@ -290,7 +290,7 @@ def test_a_prompt_longer_than_a_sliding_window_takes_no_prefix():
     model = LanguageModel(module)
     points = [Point(0, "resid_post", (place,)) for place in (3, 20)]
     sweep = Sweep(model, LONG, points, halve, measure)
-    sweep.run(progress=False)
+    sweep.run()
     assert not sweep.prefix
     want = [float(by_hook(module, architecture.blocks, point, LONG)[TOKEN]) for point in points]
     np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
@@ -365,7 +365,7 @@ def test_a_run_that_does_not_fit_by_itself_is_an_error_and_what_is_done_stays(gp
     finally:
         handle.remove()
     assert int(sweep.done.sum()) == 6
-    sweep.run(progress=False)  # memory is free again
+    sweep.run()  # memory is free again
     assert sweep.is_complete
     want = [float(by_hook(gpt2._model, "transformer.h", point)[TOKEN]) for point in points]
     np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
