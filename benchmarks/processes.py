@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.table import Row
 
-__all__ = ["importing", "memory", "threads"]
+__all__ = ["importing", "lens_peaks", "memory", "threads"]
 
 TRACES = 40
 
@@ -70,6 +70,15 @@ def memory(quick: bool) -> list[Row]:
     if ours is None:
         raise RuntimeError("the child that measures memory failed; run it by hand to see why")
     return [Row("memory kept by saves / their bytes", ours, 2, 1.1, theirs)]
+
+
+def lens_peaks() -> dict[str, float | None]:
+    """Bytes that a logit lens needs at most, by who computes it; empty where the system does not tell."""
+    if not Path("/proc/self/clear_refs").exists():
+        return {}
+    return {
+        who: _child("peak", who, MALLOC_MMAP_THRESHOLD_="65536") for who in ("nbsight", "naive", "nnsight")
+    }
 
 
 def threads(counts: tuple[int, ...] = (2, 4)) -> list[Row]:
@@ -198,6 +207,10 @@ def _main() -> None:
         print(_import(library, bool(options)))
     elif what == "memory":
         print(_memory(library, int(options[0])))
+    elif what == "peak":
+        from benchmarks.lens import peak
+
+        print(peak(library))
     else:
         print(_threads(library, int(options[0])))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What nbsight costs beside a raw forward, hooks by hand and (where installed) nnsight.
+"""What nbsight costs beside a raw forward, hooks by hand and (where installed) nnsight and TransformerLens.
 
     python benchmarks/run.py             everything, some minutes
     python benchmarks/run.py --quick     fewer rounds, the small model only
@@ -16,7 +16,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: children inherit it too
@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import fixed, processes, sweeps, traces
+from benchmarks import fixed, lens, processes, sweeps, traces
 from benchmarks.subjects import nnsight, subject
-from benchmarks.table import Row, show
+from benchmarks.table import HEADER, Row, line
 
 
-def sections(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
     """The parts of the table by name."""
     many, some, few = (40, 12, 3) if quick else (200, 40, 7)
     tiny = subject(64)
@@ -42,13 +42,14 @@ def sections(quick: bool) -> dict[str, Callable[[], list[Row]]]:
             return traces.reading(big, "d=768", few * 2)
         return traces.gradients(big, "d=768", few, 0.45, 0.37)
 
-    def patching() -> list[Row]:
-        rows = sweeps.patching(tiny, "tiny", few * 2, 9, 0.07, None)
-        if quick:
-            return rows
-        big = subject(768)
-        rows += sweeps.patching(big, "d=768", few, 9, 0.15, 0.45)
-        return rows + sweeps.patching(big, "d=768", few, 32, None, 0.35)
+    def patching() -> Iterator[Row]:
+        yield from sweeps.patching(tiny, "tiny", few * 2, 9, 0.07, None)
+        yield from sweeps.by_sites(tiny, "tiny", few * 2)
+        if not quick:
+            big = subject(768)
+            yield from sweeps.patching(big, "d=768", few, 9, 0.15, 0.45)
+            yield from sweeps.patching(big, "d=768", few, 32, None, 0.35)
+            yield from sweeps.by_sites(big, "d=768", few)
 
     return {
         "reading": lambda: traces.reading(tiny, "tiny", many) + large("reading"),
@@ -56,6 +57,7 @@ def sections(quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "fixed": lambda: fixed.repeated(some * 2) + fixed.first_run(many * 2),
         "sweeping": lambda: traces.sweeping(tiny, some),
         "patching": patching,
+        "lens": lambda: lens.lens(few * 2, processes.lens_peaks()),
         "generating": lambda: traces.generating(tiny, some),
         "gradients": lambda: traces.gradients(tiny, "tiny", some, 0.70, 0.60) + large("gradients"),
         "memory": lambda: processes.memory(quick),
@@ -81,10 +83,11 @@ def main() -> int:
     peer = f"nnsight {nnsight.__version__}" if nnsight is not None else "nnsight is not installed"
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {peer}\n", flush=True)
     rows: list[Row] = []
+    print(HEADER, flush=True)
     for name in options.section or parts:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += parts[name]()
-    print(show(rows))
+        for row in parts[name]():
+            print(line(row), flush=True)
+            rows.append(row)
     missed = [row.name for row in rows if row.verdict == "MISSED"]
     print(f"\n{len(missed)} of {sum(row.goal is not None for row in rows)} goals missed")
     return 1 if missed and options.strict else 0

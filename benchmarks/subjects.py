@@ -18,9 +18,10 @@ try:
 except ImportError:
     nnsight = None
 
-__all__ = ["LAYERS", "Subject", "Two", "gpt2", "nnsight", "subject", "twin"]
+__all__ = ["LAYERS", "VOCABULARY", "Subject", "Two", "gpt2", "hooked", "nnsight", "subject", "twin"]
 
 LAYERS = 12
+VOCABULARY = 8192
 TEXT = "The capital of France is"
 
 
@@ -46,8 +47,8 @@ class Subject:
     ids: torch.Tensor
 
 
-def gpt2(d_model: int, layers: int = LAYERS) -> Any:
-    """An untrained GPT-2 with a vocabulary of 8192."""
+def gpt2(d_model: int, layers: int = LAYERS, vocabulary: int = VOCABULARY) -> Any:
+    """An untrained GPT-2."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -55,7 +56,7 @@ def gpt2(d_model: int, layers: int = LAYERS) -> Any:
         n_layer=layers,
         n_embd=d_model,
         n_head=max(4, d_model // 64),
-        vocab_size=8192,
+        vocab_size=vocabulary,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
@@ -69,9 +70,37 @@ def twin(module: nn.Module) -> Any:
     return copy.deepcopy(module, shared)
 
 
-def subject(d_model: int, layers: int = LAYERS, tokens: int = 9) -> Subject:
+def hooked(raw: Any) -> Any:
+    """The same weights in TransformerLens's own forward; None where it is not installed."""
+    try:
+        import transformer_lens
+        from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+    except ImportError:
+        return None
+    own = raw.config
+    config = transformer_lens.HookedTransformerConfig(
+        n_layers=own.n_layer,
+        d_model=own.n_embd,
+        n_heads=own.n_head,
+        d_head=own.n_embd // own.n_head,
+        d_mlp=4 * own.n_embd,
+        d_vocab=own.vocab_size,
+        n_ctx=own.n_positions,
+        eps=own.layer_norm_epsilon,
+        act_fn=own.activation_function,
+        normalization_type="LN",
+        device="cpu",
+    )
+    model = transformer_lens.HookedTransformer(config)
+    model.load_and_process_state_dict(
+        convert_gpt2_weights(raw, config), fold_ln=False, center_writing_weights=False, center_unembed=False
+    )
+    return model.eval()
+
+
+def subject(d_model: int, layers: int = LAYERS, tokens: int = 9, vocabulary: int = VOCABULARY) -> Subject:
     """A GPT-2 for everybody, nbsight as a `LanguageModel` with the shipped model's tokenizer."""
-    raw = gpt2(d_model, layers)
+    raw = gpt2(d_model, layers, vocabulary)
     tokenizer = LanguageModel("nbsight/demo").tokenizer
     ours = LanguageModel(twin(raw), tokenizer=tokenizer)
     theirs = nnsight.NNsight(twin(raw)) if nnsight is not None else None

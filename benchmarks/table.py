@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Row", "show"]
+__all__ = ["HEADER", "Row", "line"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,13 @@ class Row:
         return "met" if self.found <= self.goal else "MISSED"
 
 
-def show(rows: list[Row]) -> str:
-    """The table, in Markdown."""
-    lines = ["| measure | nbsight | goal | stretch | nnsight | |", "|---|--:|--:|--:|--:|---|"]
-    for row in rows:
-        cells = [
-            row.name,
-            *(_number(value, row.unit) for value in (row.found, row.goal, row.stretch, row.peer)),
-        ]
-        lines.append("| " + " | ".join([*cells, row.verdict]) + " |")
-    return "\n".join(lines)
+HEADER = "| measure | nbsight | goal | stretch | nnsight | |\n|---|--:|--:|--:|--:|---|"
+
+
+def line(row: Row) -> str:
+    """One row of the table, in Markdown."""
+    numbers = (_number(value, row.unit) for value in (row.found, row.goal, row.stretch, row.peer))
+    return f"| {row.name} | {' | '.join(numbers)} | {row.verdict} |"
 
 
 def _number(value: float | None, unit: str) -> str:
