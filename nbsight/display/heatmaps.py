@@ -79,8 +79,9 @@ def heatmaps(
     value_title: str,
     columns: int = 3,
     row_title: str = "layer",
+    column_title: str = "",
 ) -> Figure:
-    """Heatmaps on one colour scale, which is centred at 0.
+    """Heatmaps on one colour scale: centred at 0, or from 0 on where nothing is below it.
 
     Args:
         panels: What to draw, each with a title.
@@ -88,13 +89,13 @@ def heatmaps(
         value_title: What the colour means.
         columns: Panels side by side.
         row_title: What a row is.
+        column_title: What a column is, where its labels do not say it.
     """
     from matplotlib.figure import Figure
 
-    known = np.concatenate(
-        [np.abs(values[np.isfinite(values)]) for _, values, _, _ in panels] or [np.ones(1)]
-    )
-    limit = max(float(known.max()) if known.size else 1.0, 1e-12)
+    known = np.concatenate([values[np.isfinite(values)] for _, values, _, _ in panels] or [np.ones(1)])
+    limit = float(np.abs(known).max(initial=0)) or 1.0
+    lowest = -limit if (known < 0).any() else 0.0
     across = min(columns, len(panels))
     down = -(-len(panels) // across)
     wide = max(values.shape[1] for _, values, _, _ in panels)
@@ -105,11 +106,17 @@ def heatmaps(
     grid = figure.subplots(down, across, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel, limit, row_title)
+        axes.set_xlabel(column_title, fontsize=9, color=MUTED)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize=10.5, color=INK, x=0.01, ha="left", parse_math=False)
     scale = figure.colorbar(
-        _scale(limit), ax=list(grid.flat), orientation="horizontal", fraction=0.05, aspect=40, pad=0.02
+        _scale(lowest, limit),
+        ax=list(grid.flat),
+        orientation="horizontal",
+        fraction=0.05,
+        aspect=40,
+        pad=0.02,
     )
     scale.outline.set_visible(False)
     scale.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
@@ -152,9 +159,9 @@ def _short(value: float) -> str:
     return text.replace("-0.00", "0").replace("0.00", "0").replace("-", "−").replace("0.", ".", 1)
 
 
-def _scale(limit: float) -> Any:
+def _scale(lowest: float, limit: float) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    steps = np.linspace(-limit, limit, 255)
-    return ScalarMappable(Normalize(-limit, limit), ListedColormap(signed(steps, limit)))
+    steps = np.linspace(lowest, limit, 255)
+    return ScalarMappable(Normalize(lowest, limit), ListedColormap(signed(steps, limit)))
