@@ -108,8 +108,8 @@ class ComponentLens(Result):
         """A still picture.
 
         Args:
-            what: "token": layers × components of every block, the top token of each at one position. "entropy", "kl" or
-                "norm": a heatmap of layers and positions for each component.
+            what: "token": layers × components of every block, the top token of each at one position.
+                "entropy", "kl" or "norm": a heatmap of layers and positions for each component.
             position: For the tokens, which of the positions that were read.
         """
         if what == "token":
