@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from nbsight.analysis.readout import read_layers
 from nbsight.analysis.unembedding import hidden_state, last_blocks, unembedding_of
@@ -57,15 +60,11 @@ def logit_lens(
     unembedding = unembedding_of(model, ids)
     blocks = list(last_blocks(model))
     followed = token_ids(model, track)
-    resid, own = [], None
-    # The model's own last step, for the check, costs little at one position and much at all of them.
-    one = next((name for name in ("logits_to_keep", "num_logits_to_keep") if model._limits.takes(name)), None)
-    options: dict[str, Any] = {one: 1} if one else {}
-    with model.trace(ids, grad=False, use_cache=False, **options):
+    resid = []
+    with last_position_only(unembedding.head), model.trace(ids, grad=False, use_cache=False):
         for block in blocks:
             resid.append(hidden_state(block.output)[0])
-        if one:
-            own = model.output.logits[0, -1].clone()
+        own = model.output.logits[0, -1].clone()
     more: dict[str, Any] = {}
     with torch.no_grad():
         stream = torch.stack([layer.to(resid[-1].device) for layer in resid])
@@ -77,7 +76,7 @@ def logit_lens(
         else:
             probs, top_ids = unembedding.top(stream.flatten(0, 1), top_k)
         probs, top_ids = (part.reshape(*stream.shape[:2], -1) for part in (probs, top_ids))
-        check = None if own is None else last_row_error(own, probs[-1, -1], top_ids[-1, -1])
+        check = last_row_error(own, probs[-1, -1], top_ids[-1, -1])
     words = str_tokens(model.tokenizer, ids[0])
     text = prompt if isinstance(prompt, str) else "".join(words)
     return Lens(
@@ -146,6 +145,24 @@ def token_words(model: LanguageModel, ids: torch.Tensor) -> NDArray[np.object_]:
     flat = ids.flatten().tolist()
     words = {index: str_tokens(model.tokenizer, [index])[0] for index in set(flat)}
     return np.array([words[index] for index in flat], object).reshape(ids.shape)
+
+
+@contextmanager
+def last_position_only(head: nn.Module) -> Iterator[None]:
+    """While it lasts, an unembedding reads the last position only, in this thread.
+
+    The model's own last step, for the check, costs little there and much at all positions.
+    """
+    own = threading.get_ident()
+
+    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return (args[0][:, -1:], *args[1:]) if args and threading.get_ident() == own else None
+
+    hook = head.register_forward_pre_hook(narrow)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def last_row_error(own: torch.Tensor, probs: torch.Tensor, ids: torch.Tensor) -> float:

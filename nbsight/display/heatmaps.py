@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def site_panels(
         # A head has a number at every position: the largest of them tells where it matters.
         places = np.abs(np.nan_to_num(by_head)).argmax(1)[:, None]
         strongest = np.take_along_axis(by_head, places, 1)[:, 0]
-        panels.append(("z, strongest position", strongest, rows, list(map(str, heads))))
+        panels.append(("z: heads, each at its strongest position", strongest, rows, list(map(str, heads))))
     return panels
 
 
@@ -79,8 +80,11 @@ def heatmaps(
     value_title: str,
     columns: int = 3,
     row_title: str = "layer",
+    column_title: str = "",
 ) -> Figure:
-    """Heatmaps on one colour scale, which is centred at 0.
+    """Heatmaps on one colour scale that is centred at 0; its bar shows the part that is used.
+
+    Cells whose number would be 0 have none, so that what is not 0 stands out.
 
     Args:
         panels: What to draw, each with a title.
@@ -88,33 +92,45 @@ def heatmaps(
         value_title: What the colour means.
         columns: Panels side by side.
         row_title: What a row is.
+        column_title: What a column is, where its labels do not say it.
     """
     from matplotlib.figure import Figure
 
-    known = np.concatenate(
-        [np.abs(values[np.isfinite(values)]) for _, values, _, _ in panels] or [np.ones(1)]
-    )
-    limit = max(float(known.max()) if known.size else 1.0, 1e-12)
+    known = np.concatenate([values[np.isfinite(values)] for _, values, _, _ in panels] or [np.ones(1)])
+    limit = float(np.abs(known).max(initial=0)) or 1.0
+    ends = (min(float(known.min(initial=0)), 0.0), max(float(known.max(initial=0)), 0.0))
     across = min(columns, len(panels))
     down = -(-len(panels) // across)
-    wide = max(values.shape[1] for _, values, _, _ in panels)
+    widths = [max(_inches(panel) for panel in panels[column::across]) for column in range(across)]
     high = max(values.shape[0] for _, values, _, _ in panels)
-    cell = 0.52 if wide <= _NUMBERS_UP_TO else 0.24
-    size = (across * max(wide * cell + 0.9, 3.4), down * max(high * 0.24 + 1.25, 2.4) + 0.8)
+    size = (max(sum(widths), 3.4), down * max(high * 0.24 + 1.25, 2.4) + 0.8)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    grid = figure.subplots(down, across, squeeze=False)
+    grid = figure.subplots(down, across, squeeze=False, width_ratios=widths)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel, limit, row_title)
+        axes.set_xlabel(column_title, fontsize=9, color=MUTED)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize=10.5, color=INK, x=0.01, ha="left", parse_math=False)
     scale = figure.colorbar(
-        _scale(limit), ax=list(grid.flat), orientation="horizontal", fraction=0.05, aspect=40, pad=0.02
+        _scale(ends if ends[1] > ends[0] else (0.0, limit), limit),
+        ax=list(grid.flat),
+        orientation="horizontal",
+        fraction=0.05,
+        aspect=40,
+        pad=0.02,
     )
     scale.outline.set_visible(False)
     scale.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
-    scale.set_label(value_title, fontsize=8.5, color=MUTED)
+    said = textwrap.fill(value_title, max(30, int(size[0] * 12)))
+    scale.set_label(said, fontsize=8.5, color=MUTED)
     return figure
+
+
+def _inches(panel: Panel) -> float:
+    """How wide a panel is drawn."""
+    columns = panel[1].shape[1]
+    return max(columns * (0.52 if columns <= _NUMBERS_UP_TO else 0.24) + 0.9, 2.4)
 
 
 def _draw(axes: Any, panel: Panel, limit: float, row_title: str) -> None:
@@ -125,7 +141,7 @@ def _draw(axes: Any, panel: Panel, limit: float, row_title: str) -> None:
         inks = ink_on(colours)
         for row, column in np.ndindex(values.shape):
             value = values[row, column]
-            if np.isfinite(value):
+            if np.isfinite(value) and _short(value) != "0":
                 axes.text(
                     column, row, _short(value), color=inks[row, column], ha="center", va="center", fontsize=7
                 )
@@ -152,9 +168,9 @@ def _short(value: float) -> str:
     return text.replace("-0.00", "0").replace("0.00", "0").replace("-", "−").replace("0.", ".", 1)
 
 
-def _scale(limit: float) -> Any:
+def _scale(ends: tuple[float, float], limit: float) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    steps = np.linspace(-limit, limit, 255)
-    return ScalarMappable(Normalize(-limit, limit), ListedColormap(signed(steps, limit)))
+    steps = np.linspace(*ends, 255)
+    return ScalarMappable(Normalize(*ends), ListedColormap(signed(steps, limit)))

@@ -108,19 +108,19 @@ class ComponentLens(Result):
         """A still picture.
 
         Args:
-            what: "token": layers × components, the top token of each at one position. "entropy", "kl" or
-                "norm": a heatmap of layers and positions for each component.
+            what: "token": layers × components of every block, the top token of each at one position.
+                "entropy", "kl" or "norm": a heatmap of layers and positions for each component.
             position: For the tokens, which of the positions that were read.
         """
         if what == "token":
             from nbsight.display.figures import token_grid_figure
 
-            at = self._place(position)
+            at, shown = self._place(position), self._in_blocks() or list(range(len(self.components)))
             return token_grid_figure(
-                columns=self.components,
+                columns=[self.components[one] for one in shown],
                 rows=self.layers,
-                labels=self.top_tokens[:, :, at, 0].T,
-                values=self.top_probs[:, :, at, 0].T,
+                labels=self.top_tokens[shown, :, at, 0].T,
+                values=self.top_probs[shown, :, at, 0].T,
                 title=f"What each part points at, at {visible(self.tokens[at])} · {self.model}".rstrip(" ·"),
                 column_title="component",
                 row_title="layer",

@@ -70,7 +70,7 @@ class Lens(Result):
         track_ranks: How many tokens are likelier, int, (layer, position, tracked); 0 is the top.
         model: The name under which the model was loaded.
         check: How far the last row's probabilities at the last position are from the model's own output
-            of the same run, at most; None where the model cannot give the logits of one position alone.
+            of the same run, at most; None if it was not measured.
         provenance: What the numbers depend on: model, revision, dtype, attention implementation,
             versions of libraries. Plain values only.
         detail: How to ask the model for more than was kept: `detail(layer, position, top_k)`

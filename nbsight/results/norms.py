@@ -128,7 +128,12 @@ class Norms(Result):
             raise InputError(
                 f"norms draw norm, ratio, cosine, or one of {', '.join(self.components)}; not {what!r}."
             )
-        return heatmaps([panel], title=f"{title} · {self.model}".rstrip(" ·"), value_title=unit)
+        return heatmaps(
+            [panel],
+            title=f"{title} · {self.model}".rstrip(" ·"),
+            value_title=unit,
+            column_title="layer" if what == "cosine" else "",
+        )
 
     def _lines(self, what: str) -> Figure:
         from nbsight.display.lines import lines_figure

@@ -147,6 +147,7 @@ class Verification(Result):
             title=f"Errors of the standard names · {self.model}",
             value_title="powers of ten of the relative error above rounding in float64",
             row_title="name",
+            column_title="layer",
         )
 
 

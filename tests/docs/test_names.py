@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import linecache
-import re
-
 import pytest
 import transformers
 
 from docs import names
+from tests.docs.examples import run_examples
 
 TEXT = names.PAGE.read_text(encoding="utf-8")
 
 
 def test_the_examples_run_and_print_what_the_page_shows():
-    values: dict = {"__name__": "__main__"}
-    blocks = re.findall(r"^```(python|text)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 10
-    said = ""
-    for number, (kind, block) in enumerate(blocks):
-        if kind == "text":
-            assert block.strip() in said
-            continue
-        filename = f"<names {number}>"
-        linecache.cache[filename] = (len(block), None, block.splitlines(True), filename)
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(block, filename, "exec"), values)
-        said = out.getvalue() or said
+    run_examples("names.md")
 
 
 def test_the_table_is_what_the_check_finds_now():

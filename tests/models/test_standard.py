@@ -238,7 +238,7 @@ def test_padded_values_are_those_of_the_prompt_alone(case, side):
             long = [read(model, name, layer).clone() for layer in range(LAYERS) for name in names]
             long.append(model.logits.clone())
     for got, wanted in zip([*short, *long], [*alone[3], *alone[7]], strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("name", NAMES)
