@@ -13,6 +13,7 @@ import torch
 from nbsight.analysis.chosen import Chosen, words_of
 from nbsight.analysis.growing import stored_values
 from nbsight.analysis.metrics import Answers, Metric, metric_of
+from nbsight.analysis.patch_runs import PatchRuns
 from nbsight.analysis.progress import Progress
 from nbsight.analysis.sweep import Sweep
 from nbsight.core.displays import name_of
@@ -143,6 +144,12 @@ class PatchingSweep:
             for number, (clean_ids, other_ids) in enumerate(pairs)
         ]
         self._check_notes()
+        self.runs = PatchRuns(
+            model,
+            *(prompts[0] if _is_list_of_text(prompts) else prompts for prompts in (clean, corrupted)),
+            answers=None if self._answers is None else self._answers[0],
+            metric=metric,
+        )
         self._sweeps: list[Sweep | None] = [None] * len(self.pairs)
         self._ends = [np.nan] * len(self.pairs)
         self._count = len(self.chosen.points(self.pairs[0].spans)[0])
@@ -226,6 +233,7 @@ class PatchingSweep:
                 batch=None if not self._sweeps[0] else self._sweeps[0].rows,
             ),
             resume=None if complete else self.run,
+            runs=self.runs,
         )
 
     # -- preparing -----------------------------------------------------------------------------
@@ -301,10 +309,7 @@ class PatchingSweep:
 
 
 def _prompts(model: LanguageModel, clean: Any, corrupted: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    many = [
-        isinstance(prompts, (list, tuple)) and all(isinstance(p, str) for p in prompts)
-        for prompts in (clean, corrupted)
-    ]
+    many = [_is_list_of_text(prompts) for prompts in (clean, corrupted)]
     if many[0] != many[1]:
         raise InputError("give one clean and one corrupted prompt, or a list of each.")
     pairs = list(zip(clean, corrupted, strict=False)) if many[0] else [(clean, corrupted)]
@@ -321,6 +326,10 @@ def _prompts(model: LanguageModel, clean: Any, corrupted: Any) -> list[tuple[tor
             )
         found.append(ids)
     return found
+
+
+def _is_list_of_text(prompts: Any) -> bool:
+    return isinstance(prompts, (list, tuple)) and all(isinstance(prompt, str) for prompt in prompts)
 
 
 def _answers_for(answers: Any, count: int) -> list[Answers] | None:
