@@ -10,7 +10,7 @@ import torch
 
 from nbsight.analysis.growing import SITES, stored_values
 from nbsight.analysis.metrics import Answers, Metric, metric_of
-from nbsight.analysis.unembedding import hidden_state, last_blocks
+from nbsight.analysis.unembedding import last_blocks
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.tokens import describe_lengths
@@ -116,7 +116,7 @@ class PatchRuns:
         if site == "resid_pre":
             stream = block.input.clone()
         elif site == "resid_post":
-            stream = hidden_state(block.output)
+            stream = block.output[0]
         else:
             stream = self.model.std.get(site, layer).clone()
         for patch in patches:

@@ -8,12 +8,14 @@ const ENTITIES: Record<string, string> = {
   "'": '&#39;'
 };
 
-// What XML 1.0 forbids; made of a text since a pattern with such characters in it cannot be read.
-const FORBIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g;
-
-/** Text as it may stand in SVG; what XML cannot hold is left out. */
+/** Text as it may stand in SVG; the characters that XML 1.0 forbids are left out. */
 export function escaped(text: string): string {
-  return text.replace(FORBIDDEN, '').replace(/[&<>"']/g, c => ENTITIES[c]!);
+  const allowed = Array.from(text).filter(char => {
+    const code = char.codePointAt(0)!;
+    const control = code < 32 && char !== '\n' && char !== '\t' && char !== '\r';
+    return !control && code !== 0xfffe && code !== 0xffff && !(code >= 0xd800 && code < 0xe000);
+  });
+  return allowed.join('').replace(/[&<>"']/g, c => ENTITIES[c]!);
 }
 
 export function tag(
