@@ -245,7 +245,7 @@ describe('colours', () => {
 describe('text', () => {
   it('of numbers is short and honest', () => {
     expect([0, 0.5, -12.345, 1234.5, 1e-7, -0.0001, NaN, Infinity].map(value => number(value))).toEqual([
-      '0.00',
+      '0',
       '0.50',
       '−12.3',
       '1235',

@@ -358,6 +358,7 @@ export class Heatmap {
       this.active = this.inside(next);
       this.reveal();
       this.placeActive();
+      this.light([this.active[0]], [this.active[1]]);
       this.events.point(this.active, true);
     } else if (event.key === 'Enter' || event.key === ' ') {
       this.events.choose(this.active, event);

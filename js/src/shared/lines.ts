@@ -127,11 +127,12 @@ export function linesSvg(spec: LinesSpec, size: Size, colours: Inks, marked: num
   const parts: string[] = [`<title>${escaped(spec.title)}</title>`];
   const [x0, x1] = [EDGES.left, size.width - EDGES.right];
   const ticks = spec.isLog ? thinned(y.ticks(5)) : y.ticks(5);
+  const named = spec.isLog ? (tick: number) => number(tick, 2) : y.tickFormat(5);
   for (const tick of ticks) {
     const at = y(tick);
     parts.push(tag('line', { x1: x0, x2: x1, y1: at, y2: at, stroke: colours.line, 'stroke-width': 1 }));
     parts.push(
-      label(number(tick), x0 - 8, at + 3.5, { fill: colours.muted, 'text-anchor': 'end', 'font-size': 10.5 })
+      label(named(tick), x0 - 8, at + 3.5, { fill: colours.muted, 'text-anchor': 'end', 'font-size': 10.5 })
     );
   }
   const every = Math.max(1, Math.ceil(spec.x.length / ((x1 - x0) / 26)));
@@ -167,7 +168,7 @@ export function linesSvg(spec: LinesSpec, size: Size, colours: Inks, marked: num
   const ordered = [...spec.lines].sort(
     (a, b) => Number(a.strength === 'strong') - Number(b.strength === 'strong')
   );
-  const named: { at: number; line: Line }[] = [];
+  const ends: { at: number; line: Line }[] = [];
   for (const line of ordered) {
     const strong = line.strength === 'strong';
     parts.push(
@@ -183,21 +184,21 @@ export function linesSvg(spec: LinesSpec, size: Size, colours: Inks, marked: num
     );
     if (strong) {
       const last = line.values[line.values.length - 1]!;
-      named.push({
+      ends.push({
         at: Number.isFinite(last) ? y(spec.isLog ? Math.max(last, 1e-9) : last) : EDGES.top,
         line
       });
     }
   }
   // Names at the ends of lines, moved apart where they would lie on each other.
-  named.sort((a, b) => a.at - b.at);
+  ends.sort((a, b) => a.at - b.at);
   let above = -Infinity;
-  const places = named.map(({ at }) => {
+  const places = ends.map(({ at }) => {
     above = Math.max(at, above + 13);
     return above;
   });
   const over = Math.max(0, above - (size.height - EDGES.bottom + 4));
-  named.forEach(({ line }, i) => {
+  ends.forEach(({ line }, i) => {
     const font = line.isToken ? { 'font-family': MONO } : {};
     parts.push(
       label(shorten(line.name, 16), x1 + 8, places[i]! - over + 3.5, {

@@ -34,8 +34,11 @@ export function number(value: number, digits = 3): string {
     return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞';
   }
   const size = Math.abs(value);
+  if (size === 0) {
+    return '0';
+  }
   const text =
-    size !== 0 && (size >= 1e5 || size < 1e-3)
+    size >= 1e5 || size < 1e-3
       ? size.toExponential(Math.max(0, digits - 2)).replace('e+', 'e')
       : size >= 100
         ? size.toFixed(0)

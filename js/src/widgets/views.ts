@@ -2,6 +2,8 @@ import type { Host, Make } from '../shared/mount';
 import type { Header } from '../shared/payload';
 import type { LensHeader, Place as LensPlace, State as LensState } from './lens/types';
 import { LensView } from './lens/view';
+import type { NormsHeader, Place as NormsPlace, State as NormsState } from './norms/types';
+import { NormsView } from './norms/view';
 import type { PatchingHeader, Place as PatchingPlace, State as PatchingState } from './patching/types';
 import { PatchingView } from './patching/view';
 
@@ -18,5 +20,6 @@ function kept<H extends Header, S, P>(make: Make<H, S, P>): Draw {
 /** All views by name, for what draws saved copies. */
 export const VIEWS: Record<string, Draw> = {
   lens: kept<LensHeader, LensState, LensPlace>((...all) => new LensView(...all)),
+  norms: kept<NormsHeader, NormsState, NormsPlace>((...all) => new NormsView(...all)),
   patching: kept<PatchingHeader, PatchingState, PatchingPlace>((...all) => new PatchingView(...all))
 };
