@@ -1,16 +1,20 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import type { Ask } from '../src/shared/ask';
+import type { Traits as AllTraits } from '../src/shared/mount';
 import { fromBase64 } from '../src/shared/payload';
 import { KernelError } from '../src/shared/rpc';
 import { LensData } from '../src/widgets/lens/data';
 import { render } from '../src/widgets/lens/index';
 import { lensTable } from '../src/widgets/lens/table';
-import type { Host, LensHeader, Place, Ranking, Traits } from '../src/widgets/lens/types';
+import type { LensHeader, Place, Ranking, State } from '../src/widgets/lens/types';
 import { LensView } from '../src/widgets/lens/view';
 import shared from './fixtures/lens.json';
 
 // the payload that nbsight/widgets/lens.py makes of the lens in tests/widgets/shared_lens.py
 const fixture = shared as unknown as { header: LensHeader; data: string };
 const WORDS = [' Paris', ' in', ' is', '\n', '<b>&</b>'];
+type Traits = AllTraits<LensHeader, State, Place>;
+type Detail = (place: Place, topK: number, signal: AbortSignal) => Promise<Ranking>;
 const lens = (header: Partial<LensHeader> = {}) =>
   new LensData({ ...fixture.header, ...header }, fromBase64(fixture.data));
 
@@ -19,11 +23,31 @@ function ranking(n: number): Ranking {
   return { tokens: ranks.map(i => ` t${i}`), ids: ranks, probs: ranks.map(i => 1 / (i + 2)) };
 }
 
+/** What Python would say: the ranking of a cell, as bytes. */
+function asked(detail: Detail): Ask {
+  return async <T>(_: string, params: object, { signal }: { signal: AbortSignal }) => {
+    const { layer, position, top_k } = params as { layer: number; position: number; top_k: number };
+    const { tokens, ids, probs } = await detail([layer, position], top_k, signal);
+    const bytes = new DataView(new ArrayBuffer(4 * tokens.length));
+    tokens.forEach((_, i) => {
+      bytes.setFloat32(4 * i, probs[i]!, true);
+    });
+    return { result: { tokens, ids } as T, buffers: [bytes] };
+  };
+}
+
 /** A view in the page, with a host that records. */
-function open(host: Partial<Host> = {}, data = lens()) {
+function open({ detail, header }: { detail?: Detail; header?: Partial<LensHeader> } = {}) {
   const parent = document.body.appendChild(document.createElement('div'));
   const chosen: (Place | null)[] = [];
-  const view = new LensView(parent, data, { select: place => void chosen.push(place), ...host });
+  const states: Partial<State>[] = [];
+  const host = {
+    select: (place: Place | null) => void chosen.push(place),
+    set: (state: Partial<State>) => void states.push(state),
+    ...(detail ? { ask: asked(detail) } : {})
+  };
+  const state: State = { statistic: 'top', pins: [] };
+  const view = new LensView(parent, { ...fixture.header, ...header }, fromBase64(fixture.data), state, host);
   const one = (selector: string) => parent.querySelector<HTMLElement>(selector)!;
   const cell = (layer: number, position: number) =>
     one(`.nbsight-lens-cell[data-layer="${layer}"][data-position="${position}"]`);
@@ -32,7 +56,7 @@ function open(host: Partial<Host> = {}, data = lens()) {
     one('.nbsight-lens-grid').dispatchEvent(event);
     return event;
   };
-  return { parent, view, chosen, one, cell, press };
+  return { parent, view, chosen, states, one, cell, press };
 }
 
 afterEach(() => {
@@ -53,11 +77,12 @@ describe('the data', () => {
       }
     }
   });
+  const plain: State = { statistic: 'top', pins: [] };
   it('makes code of itself and of a chosen cell', () => {
-    expect(lens().code([2, 1])).toMatch(
+    expect(lens().code([2, 1], plain)).toMatch(
       /logit_lens\(model, 'The Eiffel Tower\\n', top_k=2\)\nlens\.at\(layer=2, position=1\)$/
     );
-    expect(lens().code(null)).toMatch(/\nlens$/);
+    expect(lens().code(null, plain)).toMatch(/\nlens$/);
   });
 });
 
@@ -115,14 +140,12 @@ describe('the grid', () => {
   it('reads out what the pointer is on and marks the same token elsewhere', () => {
     const { cell, one, parent } = open();
     cell(1, 1).dispatchEvent(new Event('pointerover', { bubbles: true }));
-    expect(one('.nbsight-lens-readout').textContent).toBe(
-      'Layer 1, position 1: after ·Eiffel comes ·is 0.610'
-    );
+    expect(one('.nbsight-readout').textContent).toBe('Layer 1, position 1: after ·Eiffel comes ·is 0.610');
     const same = [...parent.querySelectorAll('[data-same]')].map(node => node.textContent);
     expect(same).toEqual(['·is', '·is', '·is']);
     expect(one('[data-layer-label="1"]').hasAttribute('data-on')).toBe(true);
     one('.nbsight-lens-sheet').dispatchEvent(new Event('pointerleave'));
-    expect(one('.nbsight-lens-readout').textContent).toBe('');
+    expect(one('.nbsight-readout').textContent).toBe('');
   });
   it('takes other colours with the theme', async () => {
     document.body.dataset.jpThemeLight = 'true';
@@ -155,7 +178,7 @@ describe('the ranking', () => {
   it('drops the answer to a question that is no longer asked', async () => {
     const answers: ((_: Ranking) => void)[] = [];
     const signals: AbortSignal[] = [];
-    const detail: Host['detail'] = (_place, _k, signal) => {
+    const detail: Detail = (_place, _k, signal) => {
       signals.push(signal);
       return new Promise(resolve => answers.push(resolve));
     };
@@ -231,7 +254,14 @@ describe('the table', () => {
 describe('the wire', () => {
   function model(traits: Partial<Traits> = {}) {
     // biome-ignore lint/suspicious/noExplicitAny: a stand-in for anywidget's model
-    const state: any = { header: fixture.header, data: fromBase64(fixture.data), selection: null, ...traits };
+    const state: any = {
+      header: fixture.header,
+      data: fromBase64(fixture.data),
+      selection: null,
+      state: { statistic: 'top', pins: [] },
+      stale: '',
+      ...traits
+    };
     // biome-ignore lint/suspicious/noExplicitAny: listeners of all kinds
     const listeners = new Map<string, Set<(...args: any[]) => void>>();
     const of = (event: string) => listeners.get(event) ?? listeners.set(event, new Set()).get(event)!;
@@ -286,9 +316,13 @@ describe('the wire', () => {
     fake.emit('change:selection');
     expect(el.querySelector('[aria-selected=true]')!.id).toMatch(/-0-3$/);
     expect(fake.save_changes).not.toHaveBeenCalled(); // no echo
+    fake.state.header = { ...fixture.header, check: 0 };
+    fake.emit('change:header');
+    expect(el.querySelector('.nbsight-lens-check')!.textContent).toContain('✓');
+    expect(el.querySelector('[aria-selected=true]')!.id).toMatch(/-0-3$/); // more of the same: nothing moves
     fake.state.header = { ...fixture.header, model: 'another' };
     fake.emit('change:header');
-    expect(el.querySelector('.nbsight-lens-about')!.textContent).toBe('another · 3 layers × 4 tokens');
+    expect(el.querySelector('.nbsight-about')!.textContent).toBe('another · 3 layers × 4 tokens');
     expect(el.querySelector('[aria-selected=true]')).toBeNull();
   });
   it('asks nothing of a lens that has no model', () => {

@@ -181,6 +181,10 @@ class _Detail:
     def __call__(self, layer: int, position: int, top_k: int) -> LensCell:
         return lens_cell(self.model, self._ids, layer, position, top_k=top_k)
 
+    def more(self, track: Sequence[str | int], statistics: bool) -> Lens:
+        """The lens again with statistics and with tokens that are followed."""
+        return logit_lens(self.model, self._ids, top_k=1, track=track, statistics=statistics)
+
 
 def one_row(model: LanguageModel, prompt: Any) -> torch.Tensor:
     """The ids of one prompt, (1, position)."""

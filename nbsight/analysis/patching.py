@@ -12,6 +12,7 @@ import torch
 from nbsight.analysis.chosen import Chosen, Spot, words_of
 from nbsight.analysis.growing import Point, stored_values
 from nbsight.analysis.metrics import Answers, Metric, metric_of
+from nbsight.analysis.patch_runs import PatchRuns
 from nbsight.analysis.stoppable import Stoppable
 from nbsight.analysis.sweep import Sweep
 from nbsight.errors import InputError
@@ -144,6 +145,12 @@ class PatchingSweep(Stoppable[Patching]):
             for number, (clean_ids, other_ids) in enumerate(pairs)
         ]
         self.notes = self._notes_on_prompts()
+        self.runs = PatchRuns(
+            model,
+            *(prompts[0] if _is_list_of_text(prompts) else prompts for prompts in (clean, corrupted)),
+            answers=None if self._answers is None else self._answers[0],
+            metric=metric,
+        )
         self._sweeps: list[Sweep | None] = [None] * len(self.pairs)
         self._ends = [np.nan] * len(self.pairs)
         self._provenance = provenance(
@@ -196,6 +203,7 @@ class PatchingSweep(Stoppable[Patching]):
             notes=(*self.notes, *self._notes_on_ends(*((ends, bases) if denoise else (bases, ends)))),
             provenance={**self._provenance, "batch": self._sweeps[0].rows if self._sweeps[0] else None},
             resume=None if complete else self.run,
+            runs=self.runs,
         )
 
     # -- preparing -----------------------------------------------------------------------------
@@ -300,10 +308,7 @@ class PatchingSweep(Stoppable[Patching]):
 
 
 def _prompts(model: LanguageModel, clean: Any, corrupted: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    many = [
-        isinstance(prompts, (list, tuple)) and all(isinstance(p, str) for p in prompts)
-        for prompts in (clean, corrupted)
-    ]
+    many = [_is_list_of_text(prompts) for prompts in (clean, corrupted)]
     if many[0] != many[1]:
         raise InputError("give one clean and one corrupted prompt, or a list of each.")
     pairs = list(zip(clean, corrupted, strict=False)) if many[0] else [(clean, corrupted)]
@@ -320,6 +325,10 @@ def _prompts(model: LanguageModel, clean: Any, corrupted: Any) -> list[tuple[tor
             )
         found.append(ids)
     return found
+
+
+def _is_list_of_text(prompts: Any) -> bool:
+    return isinstance(prompts, (list, tuple)) and all(isinstance(prompt, str) for prompt in prompts)
 
 
 def _answers_for(answers: Any, count: int) -> list[Answers] | None:

@@ -15,7 +15,7 @@ from nbsight.display.text import shorten, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["figure_png", "token_grid_figure"]
+__all__ = ["figure_png", "figure_svg", "token_grid_figure"]
 
 CELL_WIDTH, CELL_HEIGHT = 0.86, 0.3  # inches
 INK, MUTED = "#1d2733", "#5b6775"
@@ -103,4 +103,11 @@ def figure_png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def figure_svg(figure: Figure) -> str:
+    """The figure as the text of an SVG file; letters are outlines, so it looks the same everywhere."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

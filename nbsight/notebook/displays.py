@@ -14,6 +14,8 @@ __all__ = ["VIEWS", "Displays"]
 #: Results by module and class, and the widget that is made of one.
 VIEWS = {
     ("nbsight.results.lens", "Lens"): ("nbsight.widgets.lens", "LensWidget"),
+    ("nbsight.results.norms", "Norms"): ("nbsight.widgets.norms", "NormsWidget"),
+    ("nbsight.results.patching", "Patching"): ("nbsight.widgets.patching", "PatchingWidget"),
 }
 
 

@@ -46,6 +46,8 @@ class Patching(Result):
         direction: "denoise" or "noise".
         notes: What a reader must know before believing the picture.
         resume: Goes on with what is left and returns the whole; None when complete. Never saved.
+        runs: What can do single patched runs of the first pair, for views; None where no model is at hand.
+            Never saved.
     """
 
     title = "activation patching"
@@ -67,6 +69,7 @@ class Patching(Result):
     direction: str = "denoise"
     notes: Sequence[str] = ()
     resume: Callable[[], Patching] | None = field(default=None, repr=False, metadata={"saved": False})
+    runs: Any = field(default=None, repr=False, metadata={"saved": False})
 
     @property
     def is_complete(self) -> bool:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import base64
-import traceback
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
 import traitlets
 
+from nbsight.display.figures import figure_png, figure_svg
+from nbsight.widgets.code import fill
+from nbsight.widgets.copies import csv_text, written
+from nbsight.widgets.desk import Command, Desk
 from nbsight.widgets.page import standalone_page
 from nbsight.widgets.payload import Payload
+from nbsight.widgets.staleness import watch
 from nbsight.widgets.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["STILL_MIME", "Command", "Widget"]
 
@@ -22,9 +29,6 @@ STILL_MIME = "application/vnd.nbsight.view+json"
 STILL_LIMIT = 2_000_000  # bytes of data kept in the notebook; beyond it the picture alone is kept
 
 STATIC = Path(__file__).parent.parent / "static"
-
-# A command gets the page's parameters and its job; it returns JSON values and buffers.
-Command = Callable[[dict[str, Any], Job], tuple[dict[str, Any], list[bytes]]]
 
 
 def read_module(name: str) -> str:
@@ -39,71 +43,149 @@ def read_module(name: str) -> str:
     return f"export default {{ render({{ el }}) {{ el.textContent = {message!r}; }} }};"
 
 
-class Widget(anywidget.AnyWidget):
-    """Base of all widgets: traits `header` and `data` for the view, `commands` for its questions.
+def _from_page(value: Any, widget: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has lists only
 
-    A question is the message `{kind: "request", id, command, params}`. It is always answered, by
-    `{kind: "reply", id, ok: true, result}` and buffers, or by `ok: false` and what went wrong;
-    except when the page took it back with `{kind: "cancel", id}`.
+
+class Widget(anywidget.AnyWidget):
+    """Base of all widgets.
+
+    Attributes:
+        selection: The chosen place, or None. Assigning it moves the view.
+        state: How the view is set: what is drawn, toggles, pins. Assign a dictionary of some of its keys.
+        stale: Why what is shown may no longer be so; empty while nothing is known against it.
     """
 
     view = ""  # folder in js/src/widgets and name of the built module
+
+    #: What the numbers of a selection are.
+    axes: ClassVar[tuple[str, ...]] = ("layer", "position")
+
+    #: What `state` may hold, with what it holds at first.
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     # A trait of our own: anywidget's would need the file when the class is made, that is on import.
     _esm = traitlets.Unicode().tag(sync=True)
     header = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
+    selection: Any = traitlets.Any(None, allow_none=True).tag(sync=True, from_json=_from_page)
+    state: Any = traitlets.Dict().tag(sync=True)
+    stale = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, payload: Payload, worker: Worker, **kwargs: Any) -> None:
-        self._worker = worker
-        self._jobs: dict[str, Job] = {}
-        super().__init__(header=payload.header, data=payload.data, _esm=read_module(self.view), **kwargs)
-        self.on_msg(self._receive)
+    def __init__(self, payload: Payload, worker: Worker, *, owner: Any = None, **kwargs: Any) -> None:
+        state = {**self.defaults, **dict(kwargs.pop("state", None) or {})}
+        super().__init__(
+            header=payload.header, data=payload.data, state=state, _esm=read_module(self.view), **kwargs
+        )
+        self._desk = Desk(self.send_reply, {"html": self._html_of, **self.commands()}, worker)
+        self.on_msg(self._desk.receive)
+        watch(self, owner)
 
-    def commands(self) -> dict[str, Command]:
+    def commands(self) -> Mapping[str, Command]:
         """What the page may ask for, by name."""
         return {}
 
-    def still_png(self) -> bytes:
-        """A picture for front ends that run nothing: GitHub, nbconvert, a PDF."""
-        raise NotImplementedError(f"{type(self).__name__} has no still_png().")
+    def figure(self) -> Figure:
+        """A still picture of what is shown, for paper and for pages that run nothing."""
+        raise NotImplementedError(f"{type(self).__name__} has no figure().")
 
     def still_text(self) -> str:
         """The result as plain text."""
         raise NotImplementedError(f"{type(self).__name__} has no still_text().")
 
-    # --- questions from the page --------------------------------------------------------------
+    def kept(self) -> dict[str, Any]:
+        """What a copy needs beside the header, because the page alone knows it so far."""
+        return {}
 
-    def _receive(self, _: Any, message: Any, buffers: Any) -> None:
-        """Queue a question or take one back; on any thread, so nothing is computed here."""
-        if not isinstance(message, dict) or not isinstance(message.get("id"), str):
-            return
-        key = message["id"]
-        if message.get("kind") == "cancel":
-            job = self._jobs.pop(key, None)
-            if job is not None:
-                job.cancel()
-        elif message.get("kind") == "request":
-            job = self._jobs[key] = Job()
-            name, params = message.get("command"), message.get("params") or {}
-            self._worker.submit(lambda: self._answer(key, job, name, params), job)
+    def table(self) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        """The numbers on show: names of columns, and rows."""
+        raise NotImplementedError(f"{type(self).__name__} has no table().")
 
-    def _answer(self, key: str, job: Job, name: Any, params: dict[str, Any]) -> None:
+    def chosen(self, selection: Any) -> Any:
+        """A selection made uniform.
+
+        Raises:
+            IndexError: there is no such place.
+        """
+        return selection
+
+    @traitlets.validate("selection")
+    def _check_selection(self, proposal: Any) -> Any:
+        if proposal["value"] is None:
+            return None
         try:
-            commands = self.commands()
-            if name not in commands:
-                known = ", ".join(sorted(commands)) or "none"
-                raise LookupError(f"{type(self).__name__} has no command {name!r}; it has: {known}.")
-            result, buffers = commands[name](params, job)
-            reply = {"ok": True, "result": result}
-        except Exception as error:  # whatever it was, the page is waiting and shows it in place
-            buffers = []
-            reply = {"ok": False, "error": describe(error)}
-        self._jobs.pop(key, None)
-        if not job.cancelled:
-            self.send({"kind": "reply", "id": key, **reply}, buffers)
+            return self.chosen(tuple(proposal["value"]))
+        except (IndexError, TypeError, ValueError) as error:
+            raise traitlets.TraitError(str(error)) from None
 
-    # --- copies -------------------------------------------------------------------------------
+    @traitlets.validate("state")
+    def _check_state(self, proposal: Any) -> dict[str, Any]:
+        unknown = sorted(set(proposal["value"]) - set(self.defaults))
+        if unknown:
+            known = ", ".join(sorted(self.defaults)) or "nothing"
+            raise traitlets.TraitError(
+                f"{type(self).__name__}.state has no {unknown[0]!r}; it holds {known}."
+            )
+        return {**self.defaults, **(self._trait_values.get("state") or {}), **proposal["value"]}
+
+    def send_reply(self, message: dict[str, Any], buffers: list[bytes]) -> None:
+        """One message to the page; on any thread."""
+        self.send(message, buffers)
+
+    def show(self, payload: Payload) -> None:
+        """Put other data into the view."""
+        with self.hold_sync():
+            self.data = payload.data
+            self.header = payload.header
+
+    # --- code and copies ----------------------------------------------------------------------
+
+    def to_code(self) -> str:
+        """A cell that computes what is shown, given the model under the name it has."""
+        code: str = self.header["code"]
+        at = self.header.get("code_at")
+        if self.selection is None or not at:
+            return code
+        return f"{code}\n{fill(at, dict(zip(self.axes, self.selection, strict=True)))}"
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The view as one self-contained page: no kernel, no network; hover, keys and table work.
+
+        Args:
+            path: Where to write it as well.
+        """
+        page = standalone_page(
+            title=f"{type(self).__name__} · nbsight",
+            module=read_module(self.view),
+            state={
+                "header": {**self.header, **self.kept(), "live": False},
+                "selection": self.selection,
+                "state": self.state,
+                "stale": self.stale,
+            },
+            data=self.data,
+        )
+        return written(path, page)
+
+    def to_png(self, path: str | Path | None = None, *, dpi: int = 160) -> bytes:
+        """A picture of what is shown.
+
+        Args:
+            path: Where to write it as well.
+            dpi: Pixels in an inch.
+        """
+        return written(path, figure_png(self.figure(), dpi=dpi))
+
+    def to_svg(self, path: str | Path | None = None) -> str:
+        """The same picture as vectors."""
+        return written(path, figure_svg(self.figure()))
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The numbers on show, one row for each place."""
+        return written(path, csv_text(*self.table()))
+
+    def _html_of(self, params: dict[str, Any], job: Job) -> tuple[dict[str, Any], list[bytes]]:
+        return {}, [self.to_html().encode()]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view; then, for wherever it cannot live, the still view, a picture and text.
@@ -116,24 +198,11 @@ class Widget(anywidget.AnyWidget):
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         still: dict[str, Any] = {"view": self.view}
         if len(self.data) <= STILL_LIMIT:
-            still["header"] = {**self.header, "live": False}
+            still["header"] = {**self.header, **self.kept(), "live": False}
             still["data"] = base64.b64encode(self.data).decode()
+            still["state"] = self.state
+            still["selection"] = self.selection
         data[STILL_MIME] = still
-        data["image/png"] = base64.b64encode(self.still_png()).decode()
+        data["image/png"] = base64.b64encode(figure_png(self.figure())).decode()
         data["text/plain"] = self.still_text()
         return data, metadata
-
-    def to_html(self) -> str:
-        """The view as one self-contained page: no kernel, no network; hover, keys and table work."""
-        return standalone_page(
-            title=f"{type(self).__name__} · nbsight",
-            module=read_module(self.view),
-            state={"header": {**self.header, "live": False}, "selection": None},
-            data=self.data,
-        )
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """An exception as the page shows it: its type, its message and where it was raised."""
-    lines = traceback.format_exception(type(error), error, error.__traceback__)
-    return {"type": type(error).__name__, "message": str(error), "traceback": "".join(lines)}

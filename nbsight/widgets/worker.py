@@ -6,7 +6,8 @@ The rule, stated here only: **a request that touches a model runs on that model'
   ipykernel 7 hand widget messages to subshells. Handlers therefore only queue work here.
 - A greenlet belongs to the thread that started it. A forward pass that a widget holds open and
   steps lives on the worker from its first step to its last.
-- Two requests for one model run one after the other; two models do not wait for each other.
+- Two requests for one model run one after the other; two models do not wait for each other. The
+  queue is the one lock that widgets take, and no cell ever waits for it.
 
 A cell that traces the same model meanwhile runs on its own thread; the core keeps hooks and
 torch's state apart by thread, so neither sees the other.

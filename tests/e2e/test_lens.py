@@ -128,7 +128,7 @@ def test_keys_move_open_and_close(notebook: Notebook):
 def test_an_error_in_python_is_shown_in_its_place(notebook: Notebook):
     page = notebook.page
     page.click(cell(0, 0))
-    failure = page.locator(f"{VIEW} .nbsight-lens-error")
+    failure = page.locator(f"{VIEW} .nbsight-error")
     failure.wait_for()
     assert "ValueError" in failure.inner_text()
     assert "this cell is broken on purpose" in failure.inner_text()
@@ -155,7 +155,7 @@ def test_a_question_asked_while_a_cell_runs_is_answered(notebook: Notebook):
 def test_the_code_of_the_view_goes_into_a_new_cell_and_is_not_run(own_notebook: Notebook):
     notebook, page = own_notebook, own_notebook.page
     page.click(cell(5, 2))
-    page.click(f"{VIEW} button:has-text('Insert code')")
+    page.click(f"{VIEW} button[aria-label='Insert code']")
     page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-Cell').length === 5")
     inserted = page.locator(".jp-Notebook .jp-Cell").nth(2)
     assert "logit_lens(model, 'The capital of France is', top_k=5)" in inserted.inner_text()

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import base64
+import csv
+import importlib
 import io
-import queue
+import re
 from pathlib import Path
 
+import anywidget
 import numpy as np
 import pytest
 import traitlets
 
+from nbsight.analysis.lens import logit_lens
+from nbsight.models.language_model import LanguageModel
 from nbsight.widgets import base
 from nbsight.widgets.base import STILL_MIME
 from nbsight.widgets.lens import LensWidget
+from tests.widgets.page import Page
 from tests.widgets.shared_lens import answer, shared_lens
 
 ROOT = Path(__file__).parents[2]
-
-
-class Page:
-    """The other end of the comm: asks, and waits for the reply."""
-
-    def __init__(self, widget: LensWidget) -> None:
-        self.widget = widget
-        self.replies: queue.Queue = queue.Queue()
-        widget.send = lambda content, buffers=None: self.replies.put((content, buffers))
-
-    def say(self, message) -> None:
-        self.widget._handle_custom_msg(message, [])
-
-    def ask(self, command, request="r1", **params):
-        self.say({"kind": "request", "id": request, "command": command, "params": params})
-        return self.replies.get(timeout=10)
 
 
 def test_a_cell_is_answered_with_what_the_model_says():
@@ -69,7 +59,7 @@ def fail(layer, position, top_k):
             "3 layers, 0 to 2; there is no 9",
         ),
         (answer, "cell", {"layer": 0}, "KeyError", "position"),
-        (answer, "patch", {}, "LookupError", "no command 'patch'; it has: cell"),
+        (answer, "patch", {}, "LookupError", "no command 'patch' here; there are: cell, html, more"),
         (None, "cell", {"layer": 0, "position": 0, "top_k": 3}, "LookupError", "no model to ask"),
     ],
 )
@@ -105,7 +95,7 @@ def test_a_question_taken_back_is_not_answered():
     gate.set()
     assert page.replies.get(timeout=10)[0]["id"] == "b"
     assert page.replies.empty()
-    assert page.widget._jobs == {}
+    assert page.widget._desk.jobs == {}
 
 
 def test_messages_of_others_are_left_alone():
@@ -178,18 +168,99 @@ def test_the_page_of_its_own_holds_the_data_and_cannot_be_broken_out_of():
     assert base64.b64encode(LensWidget(lens).data).decode() in page
 
 
+@pytest.fixture(scope="module")
+def model():
+    return LanguageModel("nbsight/demo", dispatch=True)
+
+
 def test_the_code_of_a_lens_names_its_prompt_and_top_k():
-    code = LensWidget(shared_lens()).header["code"]
+    code = LensWidget(shared_lens()).to_code()
     assert "logit_lens(model, 'The Eiffel Tower\\n', top_k=2)" in code
     compile(code, "cell", "exec")
 
 
+@pytest.mark.parametrize("statistic", ["top", "entropy", "kl"])
+@pytest.mark.parametrize("prompt", ["The capital of France is", "costs $more \\ 'it' is", 'a\n"b" $0'])
+def test_the_code_of_a_lens_gives_the_same_numbers(model, prompt, statistic):
+    lens = logit_lens(model, prompt, top_k=3)
+    paris = model.to_single_token(" Paris")
+    widget = LensWidget(lens, state={"statistic": statistic, "pins": [{"id": paris, "token": " Paris"}]})
+    widget.selection = (-1, -1)
+    reply, _ = Page(widget).ask("more", track=[paris], statistics=statistic != "top")
+    assert reply["ok"], reply
+    names = {"model": model}
+    *code, last = widget.to_code().splitlines()
+    exec("\n".join(code), names)
+    again, cell = names["lens"], eval(last, names)
+    np.testing.assert_array_equal(again.top_ids, lens.top_ids)
+    np.testing.assert_allclose(again.top_probs, lens.top_probs, atol=1e-6)
+    np.testing.assert_array_equal(cell.ids, lens.top_ids[-1, -1])
+    arrays = decoded(widget)
+    np.testing.assert_allclose(arrays["courses"], again.track_probs, atol=1e-6)
+    np.testing.assert_array_equal(arrays["ranks"], again.track_ranks)
+    if statistic != "top":
+        np.testing.assert_allclose(arrays[statistic], getattr(again, statistic), atol=1e-4)
+
+
+def decoded(widget):
+    return {
+        name: np.frombuffer(
+            widget.data, place["dtype"], int(np.prod(place["shape"])), place["offset"]
+        ).reshape(place["shape"])
+        for name, place in widget.header["arrays"].items()
+    }
+
+
+def test_the_check_of_the_last_row_is_on_show(model):
+    lens = logit_lens(model, "The capital of France is")
+    assert LensWidget(lens).header["check"] == lens.check < 1e-4
+
+
+def test_statistics_once_asked_for_stay_when_tokens_are_followed(model):
+    widget = LensWidget(logit_lens(model, "The capital of France is"))
+    page = Page(widget)
+    page.ask("more", track=[], statistics=True)
+    page.ask("more", "r2", track=[1, 2], statistics=False)
+    assert {"entropy", "kl", "courses", "ranks"} <= set(widget.header["arrays"])
+    assert [pin["id"] for pin in widget.header["followed"]] == [1, 2]
+
+
+def test_a_lens_in_a_table_has_every_number():
+    text = LensWidget(shared_lens()).to_csv()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 3 * 4 * 2
+    assert (rows[0]["layer"], rows[0]["prediction"]) == ("2", " is")
+    assert float(rows[0]["probability"]) == pytest.approx(0.7)
+
+
+WIDGETS = {
+    file.stem: file
+    for file in (ROOT / "nbsight" / "widgets").glob("*.py")
+    if "(Widget)" in file.read_text(encoding="utf-8")
+}
+
+
 def test_every_widget_has_a_view_of_the_same_name():
     """A widget is one file here and one folder in js/src/widgets."""
-    here = {
-        file.stem
-        for file in (ROOT / "nbsight" / "widgets").glob("*.py")
-        if "(Widget)" in file.read_text(encoding="utf-8")
-    }
     there = {folder.name for folder in (ROOT / "js" / "src" / "widgets").iterdir() if folder.is_dir()}
-    assert here == there
+    assert set(WIDGETS) == there
+    kept = (ROOT / "js" / "src" / "widgets" / "views.ts").read_text(encoding="utf-8")
+    assert set(re.findall(r"^  (\w+): kept", kept, re.M)) == there
+
+
+def fields_of(file, interface):
+    text = (ROOT / "js" / "src" / file).read_text(encoding="utf-8")
+    body = re.search(rf"export interface {interface}\b[^{{]*\{{(.*?)^\}}", text, re.S | re.M)[1]
+    return set(re.findall(r"^  (\w+)\??:", body, re.M))
+
+
+def test_python_and_typescript_agree_on_the_traits():
+    common = set(base.Widget.class_trait_names(sync=True)) - set(anywidget.AnyWidget.class_trait_names())
+    assert fields_of("shared/mount.ts", "Traits") == {name for name in common if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", sorted(WIDGETS))
+def test_python_and_typescript_agree_on_the_state(name):
+    classes = vars(importlib.import_module(f"nbsight.widgets.{name}")).values()
+    widget = next(one for one in classes if isinstance(one, type) and getattr(one, "view", "") == name)
+    assert fields_of(f"widgets/{name}/types.ts", "State") == set(widget.defaults)

@@ -1,13 +1,13 @@
-import { fromBase64 } from '../shared/payload';
-import { LensData } from '../widgets/lens/data';
-import type { LensHeader } from '../widgets/lens/types';
-import { LensView } from '../widgets/lens/view';
+import { fromBase64, type Header } from '../shared/payload';
+import { VIEWS } from '../widgets/views';
 
 /** What nbsight/widgets/base.py leaves in a notebook. */
 export interface Still {
   view: string;
-  header?: LensHeader;
+  header?: Header;
   data?: string;
+  state?: unknown;
+  selection?: unknown;
 }
 
 /**
@@ -21,8 +21,9 @@ export function drawStill(still: Still, png: string | undefined): HTMLElement {
   caption.textContent = 'Saved copy: no kernel holds this view. Run the cell to ask the model again.';
   figure.append(caption);
   try {
-    if (still.view === 'lens' && still.header && still.data) {
-      new LensView(figure, new LensData(still.header, fromBase64(still.data)), { select: () => undefined });
+    const make = VIEWS[still.view];
+    if (make && still.header && still.data) {
+      make(figure, still.header, fromBase64(still.data), still.state ?? {}, still.selection ?? null);
       return figure;
     }
   } catch (error) {

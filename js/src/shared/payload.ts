@@ -19,6 +19,8 @@ export interface Header {
   protocol: number;
   view: string;
   arrays: Record<string, ArrayPlace>;
+  /** whether Python can be asked for more than was sent */
+  live: boolean;
 }
 
 export interface NdArray {

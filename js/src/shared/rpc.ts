@@ -24,6 +24,13 @@ export class KernelError extends Error {
   }
 }
 
+/** What a request may be given beside its parameters. */
+export interface Asked<T> {
+  signal: AbortSignal;
+  /** called with what is known before the reply */
+  progress?(part: Reply<T>): void;
+}
+
 interface Message {
   kind: string;
   id: string;
@@ -42,7 +49,7 @@ export class Rpc {
   private readonly waiting = new Map<string, (message: Message, buffers: DataView[]) => void>();
   private readonly receive = (content: unknown, buffers: DataView[]) => {
     const message = content as Message;
-    if (message?.kind === 'reply') {
+    if (message?.kind === 'reply' || message?.kind === 'progress') {
       this.waiting.get(message.id)?.(message, buffers ?? []);
     }
   };
@@ -51,7 +58,7 @@ export class Rpc {
     channel.on('msg:custom', this.receive);
   }
 
-  request<T>(command: string, params: object, signal: AbortSignal): Promise<Reply<T>> {
+  request<T>(command: string, params: object, { signal, progress }: Asked<T>): Promise<Reply<T>> {
     const id = uniqueId('request');
     return new Promise((resolve, reject) => {
       if (signal.aborted) {
@@ -65,6 +72,10 @@ export class Rpc {
       };
       signal.addEventListener('abort', abort, { once: true });
       this.waiting.set(id, (message, buffers) => {
+        if (message.kind === 'progress') {
+          progress?.({ result: message.result as T, buffers });
+          return;
+        }
         this.waiting.delete(id);
         signal.removeEventListener('abort', abort);
         if (message.ok) {

@@ -27,3 +27,32 @@ export function probability(value: number): string {
   }
   return value > 0 && value < 0.001 ? '<0.001' : value.toFixed(3);
 }
+
+/** A number in about `digits` figures, with a real minus sign and no false zero. */
+export function number(value: number, digits = 3): string {
+  if (!Number.isFinite(value)) {
+    return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞';
+  }
+  const size = Math.abs(value);
+  if (size === 0) {
+    return '0';
+  }
+  const text =
+    size >= 1e5 || size < 1e-3
+      ? size.toExponential(Math.max(0, digits - 2)).replace('e+', 'e')
+      : size >= 100
+        ? size.toFixed(0)
+        : size.toFixed(Math.max(0, digits - (size >= 10 ? 2 : 1)));
+  return value < 0 && Number(text) !== 0 ? `−${text}` : text;
+}
+
+/** Bytes as people say them. */
+export function bytes(count: number): string {
+  const units = ['bytes', 'kB', 'MB', 'GB', 'TB'];
+  let unit = 0;
+  while (count >= 1000 && unit < units.length - 1) {
+    count /= 1000;
+    unit += 1;
+  }
+  return unit ? `${count.toFixed(count < 10 ? 1 : 0)} ${units[unit]}` : `${count} bytes`;
+}

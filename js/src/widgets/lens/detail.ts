@@ -1,21 +1,25 @@
 import { h } from '../../shared/dom';
-import { KernelError } from '../../shared/rpc';
+import { failure } from '../../shared/frame';
 import { probability, visible } from '../../shared/tokens';
 import type { LensData } from './data';
-import type { Host, Place, Ranking } from './types';
+import type { AskCell, Place, Ranking } from './types';
 
 const TOP_K = 10;
 const PATIENCE = 1000; // milliseconds before saying that the kernel is busy
 
 /** The ranking of the chosen cell: what was kept at once, then what the model answers. */
 export class Detail {
-  readonly node = h('aside', { class: 'nbsight-lens-detail', 'aria-label': 'Likeliest next tokens' });
+  readonly node = h('aside', {
+    class: 'nbsight-beside nbsight-lens-detail',
+    'aria-label': 'Likeliest next tokens'
+  });
   private asking = new AbortController();
 
   constructor(
     private data: LensData,
-    private readonly host: Host,
-    private readonly announce: (text: string) => void
+    private readonly askCell: AskCell | undefined,
+    private readonly announce: (text: string) => void,
+    private readonly pin: (id: number, token: string) => void
   ) {
     this.show(null);
   }
@@ -23,6 +27,11 @@ export class Detail {
   replace(data: LensData): void {
     this.data = data;
     this.show(null);
+  }
+
+  /** Take more of the same lens; what is shown stays. */
+  keep(data: LensData): void {
+    this.data = data;
   }
 
   /** Show a cell; a question still open for another one is taken back. */
@@ -35,18 +44,18 @@ export class Detail {
       return;
     }
     const kept = this.data.kept(place);
-    if (!this.host.detail) {
+    if (!this.askCell) {
       this.draw(place, kept, `The ${kept.tokens.length} kept with the result.`);
       return;
     }
-    void this.ask(place, kept, this.host.detail.bind(this.host));
+    void this.ask(place, kept, this.askCell);
   }
 
   stop(): void {
     this.asking.abort();
   }
 
-  private async ask(place: Place, kept: Ranking, detail: NonNullable<Host['detail']>): Promise<void> {
+  private async ask(place: Place, kept: Ranking, askCell: AskCell): Promise<void> {
     this.asking = new AbortController();
     const { signal } = this.asking;
     this.node.dataset.state = 'asking';
@@ -55,7 +64,7 @@ export class Detail {
       this.draw(place, kept, 'The kernel is busy or gone; the rest comes when it answers.');
     }, PATIENCE);
     try {
-      const ranking = await detail(place, TOP_K, signal);
+      const ranking = await askCell(place, TOP_K, signal);
       if (signal.aborted) {
         return;
       }
@@ -82,39 +91,31 @@ export class Detail {
     this.node.replaceChildren(
       h('h3', {}, `Layer ${label} · position ${position}`),
       h('p', {}, 'after ', h('code', {}, visible(this.data.header.tokens[position]!)), ', likeliest next'),
-      h('ol', {}, ...ranking.tokens.map((_, rank) => bar(ranking, rank)))
+      h('ol', { class: 'nbsight-bars' }, ...ranking.tokens.map((_, rank) => this.bar(ranking, rank)))
     );
     if (error) {
-      this.node.append(this.failure(error, place));
+      this.node.append(failure(error, () => this.show(place)));
     }
     this.node.append(h('p', { class: 'nbsight-lens-note' }, note));
   }
 
-  private failure(error: Error, place: Place): HTMLElement {
-    const again = h('button', { type: 'button' }, 'Ask again');
-    again.addEventListener('click', () => this.show(place));
-    const kind = error instanceof KernelError ? error.type : 'The page failed';
-    const trace = error instanceof KernelError && error.traceback;
+  private bar(ranking: Ranking, rank: number): HTMLElement {
+    const [token, id] = [ranking.tokens[rank]!, ranking.ids[rank]!];
+    const prob = ranking.probs[rank]!;
+    const width = `width: ${(100 * Math.min(1, Math.max(0, prob))).toFixed(2)}%`;
+    const title = `${visible(token)} (id ${id}), probability ${prob}`;
+    const name = h(
+      'button',
+      { type: 'button', title: `${title}. Follow it through the layers` },
+      visible(token)
+    );
+    name.addEventListener('click', () => this.pin(id, token));
     return h(
-      'div',
-      { class: 'nbsight-lens-error', role: 'alert' },
-      h('strong', {}, kind),
-      h('span', {}, error.message),
-      trace ? h('details', {}, h('summary', {}, 'Where in Python'), h('pre', {}, trace)) : null,
-      again
+      'li',
+      { title },
+      name,
+      h('span', { class: 'nbsight-bar nbsight-lens-bar', 'aria-hidden': 'true' }, h('i', { style: width })),
+      h('span', {}, probability(prob))
     );
   }
-}
-
-function bar(ranking: Ranking, rank: number): HTMLElement {
-  const token = visible(ranking.tokens[rank]!);
-  const prob = ranking.probs[rank]!;
-  const width = `width: ${(100 * Math.min(1, Math.max(0, prob))).toFixed(2)}%`;
-  return h(
-    'li',
-    { title: `${token} (id ${ranking.ids[rank]}), probability ${prob}` },
-    h('span', { class: 'nbsight-lens-mono' }, token),
-    h('span', { class: 'nbsight-lens-bar', 'aria-hidden': 'true' }, h('i', { style: width })),
-    h('span', {}, probability(prob))
-  );
 }

@@ -35,6 +35,7 @@ export class Grid {
   constructor(
     private data: LensData,
     private dark: boolean,
+    private readonly depth: (place: Place) => number,
     private readonly events: GridEvents
   ) {
     this.node = h('div', { class: 'nbsight-lens-grid', role: 'grid', tabindex: 0 }, this.sheet);
@@ -77,6 +78,12 @@ export class Grid {
     this.resize(this.room);
   }
 
+  /** Take more of the same lens; nothing moves. */
+  keep(data: LensData): void {
+    this.data = data;
+    this.draw(true);
+  }
+
   /** Fit the columns into the room there is. */
   resize(room: number): void {
     this.room = room;
@@ -92,6 +99,16 @@ export class Grid {
   recolour(dark: boolean): void {
     this.dark = dark;
     this.draw(true);
+  }
+
+  /** Marks for what is pointed at in other views. */
+  link(layers: readonly number[], positions: readonly number[]): void {
+    for (const label of this.sheet.querySelectorAll<HTMLElement>('[data-layer-label]')) {
+      label.toggleAttribute('data-on', layers.includes(Number(label.dataset.layerLabel)));
+    }
+    for (const label of this.sheet.querySelectorAll<HTMLElement>('[data-position-label]')) {
+      label.toggleAttribute('data-on', positions.includes(Number(label.dataset.positionLabel)));
+    }
   }
 
   select(place: Place | null): void {
@@ -180,7 +197,7 @@ export class Grid {
   }
 
   private cell(place: Place): HTMLElement {
-    const { fill, ink } = swatch(this.data.prob(place), this.dark);
+    const { fill, ink } = swatch(this.depth(place), this.dark);
     const attributes = {
       id: this.cellId(place),
       class: 'nbsight-lens-cell',

@@ -28,7 +28,7 @@ export function lensTable(data: LensData, around: number, cells = CELLS): HTMLEl
   const caption = h('caption', {}, `Top next token and its probability, last layer first.${part}`);
   return h(
     'div',
-    { class: 'nbsight-lens-table', tabindex: 0 },
+    { class: 'nbsight-table', tabindex: 0 },
     h('table', {}, caption, h('thead', {}, head), body)
   );
 }

@@ -3,6 +3,15 @@ import type { Header } from '../../shared/payload';
 /** A layer and a position, both counted from 0. */
 export type Place = [layer: number, position: number];
 
+/** What the colour says. The last two are of the token that was pinned last. */
+export type Statistic = 'top' | 'entropy' | 'kl' | 'probability' | 'rank';
+
+/** A token that is followed through the layers. */
+export interface Pin {
+  id: number;
+  token: string;
+}
+
 export interface LensHeader extends Header {
   view: 'lens';
   model: string;
@@ -11,18 +20,18 @@ export interface LensHeader extends Header {
   layers: (string | number)[];
   /** every predicted token once; the array `words` points into it */
   vocabulary: string[];
+  /** tokens whose course is among the arrays */
+  followed: Pin[];
   provenance: Record<string, unknown>;
-  /** a cell that makes the same lens again */
+  /** the largest distance of the last row from the model's own output; null where it was not looked at */
+  check: number | null;
+  /** a cell that makes the same lens again; `$more` stands for what the view asks for beside */
   code: string;
-  /** whether Python can answer for more than what was kept */
-  live: boolean;
 }
 
-/** Exactly the synced traits of nbsight.widgets.lens.LensWidget. */
-export interface Traits {
-  header: LensHeader;
-  data: DataView;
-  selection: Place | null;
+export interface State {
+  statistic: Statistic;
+  pins: Pin[];
 }
 
 /** The likeliest next tokens of one cell. */
@@ -32,10 +41,5 @@ export interface Ranking {
   probs: ArrayLike<number>;
 }
 
-/** What the view needs of the world around it. */
-export interface Host {
-  /** the user chose a cell, or none */
-  select(place: Place | null): void;
-  /** ask the model for a longer ranking; absent where no kernel is attached */
-  detail?(place: Place, topK: number, signal: AbortSignal): Promise<Ranking>;
-}
+/** Ask the model for a longer ranking. */
+export type AskCell = (place: Place, topK: number, signal: AbortSignal) => Promise<Ranking>;

@@ -1,0 +1,131 @@
+import { fill } from '../../shared/code';
+import { decode } from '../../shared/payload';
+import type { Direction, PatchingHeader, Place, Run, State, SweepPart } from './types';
+
+interface Known {
+  values: ArrayLike<number>;
+  base: number | null;
+  donor: number | null;
+  complete: boolean;
+  notes: string[];
+}
+
+export const SITES: Record<string, string> = {
+  resid_pre: 'stream before the block',
+  z: 'heads, before the output matrix',
+  attn_out: 'what attention adds',
+  resid_mid: 'stream between attention and MLP',
+  mlp_out: 'what the MLP adds',
+  resid_post: 'stream after the block'
+};
+
+export const METRICS: Record<string, string> = {
+  logit_difference: 'logit difference',
+  probability: 'probability',
+  kl: 'KL from clean',
+  custom: 'your metric'
+};
+
+export function keyOf({ site, direction, metric }: Pick<State, 'site' | 'direction' | 'metric'>): string {
+  return `${site}|${direction}|${metric}`;
+}
+
+/** Which run is patched and which gives. */
+export function ends(direction: Direction): { base: Run; donor: Run } {
+  return direction === 'denoise'
+    ? { base: 'corrupted', donor: 'clean' }
+    : { base: 'clean', donor: 'corrupted' };
+}
+
+/** What is known of every place: no wire, no page. */
+export class PatchingData {
+  readonly nLayers: number;
+  readonly nColumns: number;
+  readonly aligned: boolean;
+  private readonly tables = new Map<string, Known>();
+
+  constructor(
+    readonly header: PatchingHeader,
+    buffer: DataView
+  ) {
+    const arrays = decode(header, buffer);
+    this.nLayers = header.layers.length;
+    const lengths = [header.clean.tokens.length, header.corrupted.tokens.length] as const;
+    this.nColumns = Math.max(...lengths);
+    this.aligned = lengths[0] === lengths[1];
+    for (const { key, array, ...known } of header.tables) {
+      this.tables.set(key, { ...known, values: arrays[array]!.values });
+    }
+  }
+
+  /** Keep what a running sweep has told. */
+  learn(part: SweepPart, bytes: DataView): void {
+    const count = bytes.byteLength / 4;
+    const values = Float32Array.from({ length: count }, (_, i) => bytes.getFloat32(4 * i, true));
+    const { base, donor } = part;
+    this.tables.set(part.key, { values, base, donor, complete: part.done === part.runs, notes: [] });
+  }
+
+  known(state: State): Known | undefined {
+    return this.tables.get(keyOf(state));
+  }
+
+  /** The metric of the run that is patched and of the donor. */
+  ends(state: State): [base: number | null, donor: number | null] {
+    const [clean = null, corrupted = null] = this.header.ends[state.metric] ?? [];
+    return state.direction === 'denoise' ? [corrupted, clean] : [clean, corrupted];
+  }
+
+  value(state: State, [layer, position]: Place): number {
+    return this.known(state)?.values[layer * this.header.clean.tokens.length + position] ?? NaN;
+  }
+
+  /** How much of the way to the donor's prediction a patch there goes; NaN where it is not known. */
+  share(state: State, place: Place): number {
+    const [base, donor] = this.ends(state);
+    if (base === null || donor === null || Math.abs(donor - base) < 1e-12) {
+      return NaN;
+    }
+    return (this.value(state, place) - base) / (donor - base);
+  }
+
+  /** Where the colours end. */
+  limit(state: State): number {
+    let most = 0.1;
+    for (let layer = 0; layer < this.nLayers; layer++) {
+      for (let position = 0; position < this.nColumns; position++) {
+        const share = Math.abs(this.share(state, [layer, position]));
+        most = share > most ? share : most;
+      }
+    }
+    return most;
+  }
+
+  runs(): number {
+    return this.nLayers * this.nColumns;
+  }
+
+  token(run: Run, position: number): string | null {
+    return this.header[run].tokens[position] ?? null;
+  }
+
+  differs(position: number): boolean {
+    return this.token('clean', position) !== this.token('corrupted', position);
+  }
+
+  /** Whether the prompts are the same up to here, so that a patch can change nothing. */
+  isBefore(position: number): boolean {
+    for (let each = 0; each <= position; each++) {
+      if (this.differs(each)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  code(state: State): string {
+    const metric = this.header.code_metric[state.metric] ?? 'None';
+    const values = { site: state.site, direction: state.direction, metric };
+    return `${this.header.code}\n${fill(this.header.code_at, values)}`;
+  }
+}

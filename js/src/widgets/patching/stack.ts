@@ -1,0 +1,90 @@
+import { History } from '../../shared/controls';
+import { h } from '../../shared/dom';
+import { visible } from '../../shared/tokens';
+import type { PatchingData } from './data';
+import { ends } from './data';
+import type { Direction, Patch } from './types';
+
+/** The patches of the run on show, with undo and redo; a patch can be taken out of the middle. */
+export class Stack {
+  readonly node = h('section', { class: 'nbsight-patching-stack', 'aria-label': 'Patches of this run' });
+  private readonly history: History<readonly Patch[]>;
+  private readonly list = h('ul', {});
+  private readonly buttons: Record<'undo' | 'redo' | 'clear', HTMLButtonElement>;
+
+  constructor(
+    first: readonly Patch[],
+    private readonly onChange: (patches: readonly Patch[]) => void
+  ) {
+    this.history = new History(first);
+    const button = (text: string, title: string, act: () => void) => {
+      const node = h('button', { type: 'button', title }, text);
+      node.addEventListener('click', act);
+      return node;
+    };
+    this.buttons = {
+      undo: button('Undo', 'Ctrl+Z', () => this.undo()),
+      redo: button('Redo', 'Ctrl+Y', () => this.redo()),
+      clear: button('Clear', 'Escape', () => this.put([]))
+    };
+    this.node.append(h('h3', {}, 'Patches'), this.list, h('div', {}, ...Object.values(this.buttons)));
+  }
+
+  get patches(): readonly Patch[] {
+    return this.history.current;
+  }
+
+  put(patches: readonly Patch[]): void {
+    if (JSON.stringify(patches) !== JSON.stringify(this.patches)) {
+      this.history.put(patches);
+    }
+    this.onChange(this.patches);
+  }
+
+  undo(): void {
+    if (this.history.canUndo) {
+      this.onChange(this.history.undo());
+    }
+  }
+
+  redo(): void {
+    if (this.history.canRedo) {
+      this.onChange(this.history.redo());
+    }
+  }
+
+  show(data: PatchingData, direction: Direction): void {
+    const { base, donor } = ends(direction);
+    this.list.replaceChildren(
+      ...this.patches.map((patch, i) => {
+        const from = visible(data.token(donor, patch.source) ?? '?');
+        const to = visible(data.token(base, patch.target) ?? '?');
+        const where =
+          patch.source === patch.target ? `at ${patch.target}` : `${patch.source} to ${patch.target}`;
+        const remove = h(
+          'button',
+          { type: 'button', 'aria-label': `Remove patch ${i + 1}`, title: 'Remove' },
+          '×'
+        );
+        remove.addEventListener('click', () => this.put(this.patches.filter((_, each) => each !== i)));
+        const text = h(
+          'span',
+          {},
+          `L${patch.layer} ${patch.site} `,
+          h('code', {}, from),
+          ' → ',
+          h('code', {}, to),
+          ` ${where}`
+        );
+        text.title = text.textContent ?? '';
+        return h('li', {}, text, remove);
+      })
+    );
+    if (!this.patches.length) {
+      this.list.replaceChildren(h('li', {}, 'None. Shift-click adds one more to those there are.'));
+    }
+    this.buttons.undo.disabled = !this.history.canUndo;
+    this.buttons.redo.disabled = !this.history.canRedo;
+    this.buttons.clear.disabled = !this.patches.length;
+  }
+}

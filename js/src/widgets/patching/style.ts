@@ -1,0 +1,41 @@
+export const STYLE = `
+.nbsight-patching { --nb-label: 72px; }
+.nbsight-patching select { max-width: 216px; }
+.nbsight-patching-chip {
+  align-items: center; border-radius: 4px; display: flex; flex-direction: column; font-family: var(--nb-mono) !important; height: 26px; justify-content: center;
+  overflow: hidden; padding: 0 2px !important; touch-action: none; white-space: pre;
+}
+.nbsight .nbsight-patching-chip { border-color: transparent; cursor: default; }
+.nbsight .nbsight-patching-chip[data-gives] { border-color: var(--nb-line); cursor: grab; }
+.nbsight .nbsight-patching-chip[data-differs] { background: color-mix(in srgb, var(--nb-second) 16%, transparent); border-bottom: 2px solid var(--nb-second); font-weight: 600; }
+.nbsight .nbsight-patching-chip[data-held], .nbsight .nbsight-patching-chip[data-over] { outline: 2px solid var(--nb-ring); outline-offset: -2px; }
+.nbsight-patching-chip > span { max-width: 100%; overflow: hidden; text-overflow: ellipsis; }
+.nbsight-patching svg.nbsight-patching-over { inset: 0; overflow: visible; pointer-events: none; position: absolute; z-index: 6; }
+.nbsight-patching-prompts { display: grid; gap: 5px 8px; grid-template-columns: max-content minmax(0, 640px); margin: 0 0 10px; }
+.nbsight-patching-prompts label { color: var(--nb-muted); display: contents; font-size: 12px; }
+.nbsight-patching[data-ghost] .nbsight-body { opacity: 0.42; }
+.nbsight-patching-progress { accent-color: var(--nb-bar); height: 8px; width: 110px; }
+.nbsight-patching-track { background: var(--nb-hover); border-radius: 4px; height: 8px; margin: 8px 0 3px; position: relative; }
+.nbsight-patching-track i { position: absolute; transform: translateX(-50%); transition: left 220ms ease-out; }
+.nbsight-patching-track i[data-mark='clean'] { background: var(--nb-bar); height: 14px; top: -3px; width: 3px; }
+.nbsight-patching-track i[data-mark='corrupted'] { background: var(--nb-second); height: 14px; top: -3px; width: 3px; }
+.nbsight-patching-track i[data-mark='patched'] { background: var(--nb-ink); border: 2px solid var(--nb-page); border-radius: 50%; height: 16px; top: -4px; width: 16px; }
+.nbsight-patching-ends { color: var(--nb-muted); display: flex; font-size: 11px; font-variant-numeric: tabular-nums; justify-content: space-between; }
+.nbsight-beside .nbsight-patching-share { color: var(--nb-ink); margin: 4px 0 12px; min-height: 18px; }
+.nbsight-beside .nbsight-patching-gauge > p:first-child { margin: 0; overflow-wrap: anywhere; }
+.nbsight-patching .nbsight-bar b { height: 15px; position: absolute; top: -2px; transform: translateX(-50%); width: 2px; }
+.nbsight-patching .nbsight-bar b[data-mark='clean'] { background: var(--nb-bar); box-shadow: 0 0 0 1px var(--nb-page); }
+.nbsight-patching .nbsight-bar b[data-mark='corrupted'] { background: var(--nb-second); box-shadow: 0 0 0 1px var(--nb-page); }
+.nbsight-patching .nbsight-bar > i { background: var(--nb-muted); }
+.nbsight-beside .nbsight-patching-key { display: flex; font-size: 11px; gap: 12px; }
+.nbsight-patching-key i { display: inline-block; height: 10px; margin-right: 5px; vertical-align: -1px; width: 3px; }
+.nbsight-patching-key i[data-mark='patched'] { background: var(--nb-muted); border-radius: 2px; width: 14px; }
+.nbsight-patching-key i[data-mark='clean'] { background: var(--nb-bar); }
+.nbsight-patching-key i[data-mark='corrupted'] { background: var(--nb-second); }
+.nbsight-patching-stack { border-top: 1px solid var(--nb-line); margin-top: 12px; padding-top: 10px; }
+.nbsight-patching-stack ul { list-style: none; margin: 4px 0 8px; padding: 0; }
+.nbsight-patching-stack li { align-items: center; display: flex; font-size: 12px; gap: 6px; margin: 0 0 3px; }
+.nbsight-patching-stack li > span { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.nbsight-patching-stack li button { border-color: transparent; padding: 0 6px; }
+.nbsight-patching-stack div { display: flex; gap: 6px; }
+`;

@@ -1,0 +1,380 @@
+import { LastAsked } from '../../shared/ask';
+import { Link } from '../../shared/bus';
+import { Choice, Switch, Toggle } from '../../shared/controls';
+import { h } from '../../shared/dom';
+import { Frame, type Framed } from '../../shared/frame';
+import type { Cell } from '../../shared/heatmap';
+import { heatmapSvg } from '../../shared/heatmapsvg';
+import type { Host, View } from '../../shared/mount';
+import { gradient } from '../../shared/palette';
+import { dataTable } from '../../shared/table';
+import { number, visible } from '../../shared/tokens';
+import { Answer } from './answer';
+import { ends, METRICS, PatchingData, SITES } from './data';
+import { Plane } from './plane';
+import { Prompts } from './prompts';
+import { Stack } from './stack';
+import { STYLE } from './style';
+import { Sweep } from './sweep';
+import type { Direction, Patch, Patched, PatchingHeader, Place, State } from './types';
+
+const BESIDE = 264 + 26;
+
+/** Two prompts, what each place carries, and single patches; plain data, no kernel. */
+export class PatchingView implements View<PatchingHeader, State, Place>, Framed {
+  readonly name = 'patching';
+  readonly title = 'Activation patching';
+  private readonly frame: Frame;
+  private readonly plane: Plane;
+  private readonly answer = new Answer();
+  private readonly stack: Stack;
+  private readonly sweep: Sweep;
+  private readonly prompts: Prompts;
+  private readonly link: Link;
+  private readonly patching: LastAsked | null;
+  private readonly site: Choice<string>;
+  private readonly metric: Choice<string>;
+  private readonly direction: Switch<Direction>;
+  private readonly cone: Toggle;
+  private readonly scale = h('span', { class: 'nbsight-scale', 'aria-hidden': 'true' });
+  private readonly legend = h('div', { class: 'nbsight-legend' });
+  private readonly notes = h('div', {});
+  private data: PatchingData;
+  private selection: Place | null = null;
+  private patched: Patched | null = null;
+
+  constructor(
+    parent: HTMLElement,
+    header: PatchingHeader,
+    buffer: DataView,
+    private state: State,
+    private readonly host: Host<State, Place>
+  ) {
+    this.data = new PatchingData(header, buffer);
+    this.patched = header.shown ?? null;
+    this.plane = new Plane(this.data, state, false, {
+      point: (cell, keyboard) => this.point(cell, keyboard),
+      patch: ([layer, position], add) =>
+        this.put({ layer, site: this.state.site, source: position, target: position }, add),
+      carry: (source, layer, target, add) =>
+        this.put({ layer: layer ?? this.plane.map.active[0], site: this.state.site, source, target }, add)
+    });
+    this.stack = new Stack(state.patches, patches => this.run(patches));
+    this.site = new Choice('Site', [], site => this.set({ site }));
+    this.metric = new Choice('Metric', [], metric => this.set({ metric }));
+    this.direction = new Switch<Direction>(
+      'Direction',
+      [
+        [
+          'denoise',
+          'denoise',
+          'Run the corrupted prompt, patch from the clean one: what is enough to bring the answer back'
+        ],
+        ['noise', 'noise', 'Run the clean prompt, patch from the corrupted one: what the answer needs']
+      ],
+      direction => this.set({ direction, patches: [] })
+    );
+    this.cone = new Toggle('Cone', 'Outline what a patch can reach', cone => this.set({ cone }));
+    this.frame = new Frame(parent, this, host.ask);
+    this.patching = host.ask
+      ? new LastAsked(host.ask, (stage, error) =>
+          this.frame.stage(stage, error, () => this.run(this.stack.patches))
+        )
+      : null;
+    this.sweep = new Sweep(host.ask, {
+      part: (part, bytes) => this.learn(part, bytes),
+      failed: (error, retry) => this.frame.stage('failed', error, retry)
+    });
+    this.prompts = new Prompts(host.ask, {
+      ghost: on => this.frame.node.toggleAttribute('data-ghost', on),
+      failed: (error, retry) => this.frame.stage(error ? 'failed' : 'idle', error ?? undefined, retry)
+    });
+    this.link = new Link(this.about(), linked =>
+      this.plane.map.link(linked?.layer == null ? [] : [linked.layer], linked?.positions ?? [])
+    );
+    this.lay();
+    this.show();
+    this.frame.start();
+    if (state.patches.length && !this.patched && this.patching) {
+      void this.ask(state.patches);
+    }
+  }
+
+  // --- the world -------------------------------------------------------------------------------
+
+  update(header: PatchingHeader, buffer: DataView): void {
+    const before = JSON.stringify([this.data.header.clean, this.data.header.corrupted]);
+    this.data = new PatchingData(header, buffer);
+    if (JSON.stringify([header.clean, header.corrupted]) !== before) {
+      this.patched = null;
+      this.frame.node.toggleAttribute('data-ghost', false);
+    }
+    this.link.replace(this.about());
+    this.show();
+  }
+
+  select(place: Place | null): void {
+    this.selection = place;
+    this.plane.map.select(place);
+  }
+
+  configure(state: State): void {
+    const patches = JSON.stringify(state.patches);
+    const isOther = patches !== JSON.stringify(this.state.patches);
+    const measures = state.metric !== this.state.metric || state.direction !== this.state.direction;
+    this.state = state;
+    if (isOther && patches !== JSON.stringify(this.stack.patches)) {
+      this.stack.put(state.patches);
+      return;
+    }
+    this.show();
+    if (measures && state.patches.length) {
+      void this.ask(state.patches);
+    }
+  }
+
+  stale(reason: string): void {
+    this.frame.stale(reason);
+  }
+
+  destroy(): void {
+    this.patching?.stop();
+    this.sweep.leave();
+    this.prompts.leave();
+    this.link.close();
+    this.frame.destroy();
+  }
+
+  // --- patches -----------------------------------------------------------------------------------
+
+  private put(patch: Patch, add: boolean): void {
+    this.selection = [patch.layer, patch.target];
+    this.plane.map.select(this.selection);
+    this.host.select(this.selection);
+    this.stack.put(add ? [...this.stack.patches.filter(each => !samePlace(each, patch)), patch] : [patch]);
+  }
+
+  private run(patches: readonly Patch[]): void {
+    this.set({ patches: [...patches] });
+    void this.ask(patches);
+  }
+
+  private async ask(patches: readonly Patch[]): Promise<void> {
+    if (!patches.length) {
+      this.patching?.stop();
+      this.patched = null;
+      this.drawAnswer();
+      return;
+    }
+    if (!this.patching) {
+      this.frame.say('No kernel is attached, so nothing can be run. The code (key c) does it.');
+      return;
+    }
+    const { direction, metric } = this.state;
+    const reply = await this.patching.put<Patched>('patch', { patches, direction, metric });
+    if (reply) {
+      this.patched = reply.result;
+      this.drawAnswer();
+      const share = this.patched.share;
+      this.frame.announce(
+        `${METRICS[metric] ?? metric} ${number(this.patched.value ?? NaN)}${share === null ? '' : `, ${Math.round(100 * share)} percent of the way`}. ${this.patched.badges.join(' ')}`
+      );
+    }
+  }
+
+  private learn(part: Parameters<PatchingData['learn']>[0], bytes: DataView): void {
+    this.data.learn(part, bytes);
+    this.plane.show(this.data, this.state);
+    this.drawLegend();
+  }
+
+  private set(change: Partial<State>): void {
+    const before = this.state;
+    this.state = { ...this.state, ...change };
+    this.host.set(change);
+    if (change.direction && change.direction !== before.direction) {
+      this.stack.put([]);
+    }
+    this.show();
+    if (change.metric && this.state.patches.length) {
+      void this.ask(this.state.patches);
+    }
+  }
+
+  // --- drawing -------------------------------------------------------------------------------------
+
+  private lay(): void {
+    this.frame.node.prepend(h('style', {}, STYLE));
+    this.frame.controls.hidden = false;
+    this.frame.controls.append(
+      this.site.node,
+      this.direction.node,
+      this.metric.node,
+      this.cone.node,
+      ...(this.host.ask ? [this.prompts.button, this.sweep.node] : [])
+    );
+    this.frame.controls.after(this.prompts.node);
+    this.frame.body.append(
+      h('div', { class: 'nbsight-plane' }, this.notes, this.plane.map.node, this.legend, this.frame.readout),
+      h('aside', { class: 'nbsight-beside' }, this.answer.node, this.stack.node)
+    );
+  }
+
+  private show(): void {
+    const { header } = this.data;
+    const { base, donor } = ends(this.state.direction);
+    this.frame.describe(`${header.model} · run ${base}, copy from ${donor}`, header.provenance);
+    this.site.offer(header.sites.map(site => [site, `${site} · ${SITES[site] ?? ''}`]));
+    this.metric.offer(header.metrics.map(metric => [metric, METRICS[metric] ?? metric]));
+    this.site.show(this.state.site);
+    this.metric.show(this.state.metric);
+    this.direction.show(this.state.direction);
+    this.cone.show(this.state.cone);
+    this.sweep.show(this.data, this.state);
+    this.prompts.show(header);
+    this.plane.show(this.data, this.state);
+    this.plane.map.select(this.selection);
+    this.stack.show(this.data, this.state.direction);
+    this.drawNotes();
+    this.drawLegend();
+    this.drawAnswer();
+    this.frame.refresh();
+  }
+
+  private drawNotes(): void {
+    const notes = [...(this.data.known(this.state)?.notes ?? [])];
+    const { clean, corrupted } = this.data.header;
+    if (!this.data.aligned) {
+      notes.push(
+        `The prompts have ${clean.tokens.length} and ${corrupted.tokens.length} tokens, so there is no sweep. ` +
+          'Carry single tokens, or choose words with as many tokens.'
+      );
+    }
+    this.notes.replaceChildren(...notes.map(note => h('div', { class: 'nbsight-badge' }, note)));
+  }
+
+  private drawLegend(): void {
+    const limit = this.data.limit(this.state);
+    this.scale.style.background = gradient(this.frame.dark, true);
+    const known = this.data.known(this.state);
+    const text = known
+      ? `share of the way to the donor’s prediction${known.complete ? '' : '; stripes: not run yet'}`
+      : 'not swept yet: click a cell for a single run, or run the sweep';
+    this.legend.replaceChildren(
+      ...(known ? [`−${number(limit, 2)}`, this.scale, number(limit, 2)] : []),
+      h('span', {}, text)
+    );
+  }
+
+  private drawAnswer(): void {
+    const [clean = null, corrupted = null] = this.data.header.ends[this.state.metric] ?? [];
+    const name = this.data.header.names[this.state.metric] ?? this.state.metric;
+    const isOfState =
+      this.patched && this.patched.metric === this.state.metric && this.state.patches.length > 0;
+    this.answer.show(isOfState ? this.patched : null, this.data.header.tops, { name, clean, corrupted });
+  }
+
+  private point(cell: Cell | null, keyboard: boolean): void {
+    if (!cell) {
+      this.link.say({});
+      this.frame.say();
+      return;
+    }
+    this.link.say({ layer: cell[0], position: cell[1] });
+    const said = this.plane.say(cell);
+    const value = this.data.value(this.state, cell);
+    const name = METRICS[this.state.metric] ?? this.state.metric;
+    const early = this.data.isBefore(cell[1])
+      ? ' The prompts are the same up to here: no patch can change anything.'
+      : '';
+    this.frame.say(said, Number.isFinite(value) ? ` (${name} ${number(value)}).` : '.', early);
+    if (keyboard) {
+      this.frame.announce(said);
+    }
+  }
+
+  private about(): { model: string; tokens: string[] } {
+    return {
+      model: this.data.header.model,
+      tokens: this.data.header[ends(this.state.direction).base].tokens
+    };
+  }
+
+  // --- for the frame -------------------------------------------------------------------------------
+
+  code(): string {
+    return this.patched && this.state.patches.length ? this.patched.code : this.data.code(this.state);
+  }
+
+  rows(): (string | number | null)[][] {
+    const { base } = ends(this.state.direction);
+    const table: (string | number | null)[][] = [['site', 'layer', 'position', 'token', 'value', 'share']];
+    for (let layer = this.data.nLayers - 1; layer >= 0; layer--) {
+      for (let position = 0; position < this.data.nColumns; position++) {
+        const [value, share] = [
+          this.data.value(this.state, [layer, position]),
+          this.data.share(this.state, [layer, position])
+        ];
+        const known = (one: number) => (Number.isFinite(one) ? one : null);
+        table.push([
+          this.state.site,
+          this.data.header.layers[layer]!,
+          position,
+          this.data.token(base, position) ?? '',
+          known(value),
+          known(share)
+        ]);
+      }
+    }
+    return table;
+  }
+
+  table(): HTMLElement {
+    const [head, ...body] = this.rows();
+    const shown = body.map(row =>
+      row.map((value, i) =>
+        i === 3 ? visible(String(value)) : i > 3 && value !== null ? number(value as number) : value
+      )
+    );
+    return dataTable('What each patch gives, last layer first.', [head!, ...shown]);
+  }
+
+  picture(): string {
+    const limit = number(this.data.limit(this.state), 2);
+    const { base } = ends(this.state.direction);
+    const tokens = this.data.header[base].tokens.map(visible);
+    const meaning = `share of the ${METRICS[this.state.metric] ?? this.state.metric} recovered`;
+    return heatmapSvg(this.plane.spec(), tokens, {
+      title: `Patching ${this.state.site} (${this.state.direction}) · ${this.data.header.model}`,
+      scale: { low: `−${limit}`, high: limit, meaning, signed: true }
+    });
+  }
+
+  recolour(dark: boolean): void {
+    this.plane.map.recolour(dark);
+    this.drawLegend();
+  }
+
+  fit(width: number, narrow: boolean): void {
+    this.plane.map.resize(narrow ? width : width - BESIDE);
+    this.plane.drawOver();
+  }
+
+  key(event: KeyboardEvent): boolean {
+    const isCommand = event.ctrlKey || event.metaKey;
+    if (isCommand && event.key.toLowerCase() === 'z' && !event.shiftKey) {
+      this.stack.undo();
+    } else if (isCommand && (event.key.toLowerCase() === 'y' || event.key.toLowerCase() === 'z')) {
+      this.stack.redo();
+    } else if (event.key === 'Escape' && this.stack.patches.length) {
+      this.stack.put([]);
+    } else {
+      return false;
+    }
+    return true;
+  }
+}
+
+function samePlace(a: Patch, b: Patch): boolean {
+  return a.layer === b.layer && a.site === b.site && a.target === b.target;
+}

@@ -1,0 +1,130 @@
+"""Norms of the stream and of what is written into it, live: lines by layer, and every token on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from nbsight.results.norms import STREAM_OF, Norms
+from nbsight.widgets.base import Widget
+from nbsight.widgets.code import fill, literal
+from nbsight.widgets.payload import Payload, encode
+from nbsight.widgets.worker import worker_for
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["NormsWidget", "norms_payload"]
+
+CODE_AT = {
+    "norm": 'norms.of("$component")[$layer, $position]',
+    "ratio": 'norms.ratio("$component")[$layer, $position]',
+    "cosine": "norms.turn[$layer, $position]",
+}
+
+
+def norms_payload(norms: Norms) -> Payload:
+    """What the view draws: all norms, cosines and outlier channels, and a cell that makes them again."""
+    return encode(
+        "norms",
+        {
+            "model": norms.model,
+            "prompt": norms.prompt,
+            "tokens": list(norms.tokens),
+            "layers": [int(layer) for layer in norms.layers],
+            "components": list(norms.components),
+            "ratios": {
+                name: stream if stream in norms.components else "resid_pre"
+                for name, stream in STREAM_OF.items()
+                if name in norms.components
+            },
+            "channels": [int(channel) for channel in norms.channels],
+            "notes": list(norms.notes),
+            "provenance": {name: str(value) for name, value in norms.provenance.items() if value is not None},
+            "code": f"import nbsight\n\nnorms = nbsight.stream_norms(model, {literal(norms.prompt)})",
+            "code_at": CODE_AT,
+            "live": False,
+        },
+        {
+            "norm": norms.norm.astype(np.float32),
+            "cosine": norms.turn.astype(np.float32),
+            "channel_size": norms.channel_size.astype(np.float32),
+        },
+    )
+
+
+class NormsWidget(Widget):
+    """The sizes of the stream and of what each part of a model writes into it.
+
+    Args:
+        norms: What `stream_norms` returned.
+
+    Attributes:
+        result: The norms on show; assign others to show those.
+        selection: `(layer, position)` of the chosen place, or None.
+        state: `what` (norm, ratio, cosine), the `component` on the map, and the switches `log`, `first`
+            (whether the first token is shown) and `robust` (whether outliers may leave the scale).
+    """
+
+    view = "norms"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "what": "norm",
+        "component": "resid_post",
+        "log": False,
+        "first": True,
+        "robust": True,
+    }
+
+    def __init__(self, norms: Norms, **kwargs: Any) -> None:
+        self._norms = norms
+        super().__init__(norms_payload(norms), worker_for(self), **kwargs)
+
+    @property
+    def result(self) -> Norms:
+        return self._norms
+
+    @result.setter
+    def result(self, norms: Norms) -> None:
+        self._norms = norms
+        self.selection = None
+        self.show(norms_payload(norms))
+
+    def chosen(self, selection: Any) -> tuple[int, int]:
+        layer, position = (int(index) for index in selection)
+        shape = len(self._norms.layers), len(self._norms.tokens)
+        if not (-shape[0] <= layer < shape[0] and -shape[1] <= position < shape[1]):
+            raise IndexError(
+                f"there are {shape[0]} layers and {shape[1]} positions, counted from 0; there is no "
+                f"({layer}, {position})."
+            )
+        return layer % shape[0], position % shape[1]
+
+    def to_code(self) -> str:
+        code: str = self.header["code"]
+        if self.selection is None:
+            return f"{code}\nnorms"
+        layer, position = self.selection
+        values = {"component": self.state["component"], "layer": layer, "position": position}
+        return f"{code}\n{fill(CODE_AT[self.state['what']], values)}"
+
+    def figure(self) -> Figure:
+        return self._norms.plot()
+
+    def still_text(self) -> str:
+        return repr(self._norms)
+
+    def table(self) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        norms = self._norms
+        return ("layer", "position", "token", *norms.components, "cosine"), (
+            (
+                layer,
+                position,
+                token,
+                *(float(part[row, position]) for part in norms.norm),
+                float(norms.turn[row, position]),
+            )
+            for row, layer in reversed(list(enumerate(norms.layers)))
+            for position, token in enumerate(norms.tokens)
+        )
