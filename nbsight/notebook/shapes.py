@@ -14,8 +14,8 @@ from typing import Any
 
 __all__ = ["Shapes", "meaning_of", "shapes_of"]
 
-#: Rows and positions of the prompt that is scanned: sizes that nothing else has.
-ROWS, POSITIONS = 2, 7
+#: Rows and positions of the prompt that is scanned. No axis of a model is eleven wide.
+ROWS, POSITIONS = 2, 11
 
 #: What comes out of the module that makes a value with a standard name.
 MEANINGS = {
@@ -106,7 +106,7 @@ def _text(model: Any, value: Any, given: Any) -> str:
     shape = tuple(value.shape)
     names = model._axis_names(shape, given) or ("",) * len(shape)
     axes = [
-        name if name in ("batch", "position") else f"{name} {size}".strip()
+        name or "position" if name in ("batch", "position") or size == POSITIONS else f"{name} {size}".strip()
         for name, size in zip(names, shape, strict=True)
     ]
     return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(axes)})"
