@@ -32,6 +32,7 @@ SOURCES = (
     "package.json",
     "rspack.config.js",
     "src",
+    "schema",
     "style",
     "tsconfig.json",
     "tsconfig.lab.json",

@@ -6,7 +6,7 @@ import ast
 import re
 from typing import Any
 
-__all__ = ["child_completions", "envoy_matcher"]
+__all__ = ["child_completions", "envoy_matcher", "envoy_of"]
 
 # the expression before the last dot, as far back as names, dots and plain indices go
 BEFORE_DOT = re.compile(r"""([A-Za-z_]\w*(?:\.\w+|\[\s*(?:-?\d+|'[^']*'|"[^"]*")\s*\])*)\.(\w*)$""")
@@ -46,7 +46,15 @@ def child_completions(text: str, namespace: dict[str, Any]) -> tuple[str, list[s
 def _envoy_before(text: str, namespace: dict[str, Any]) -> Any:
     """The envoy that stands before the dot at the end of a text, else None."""
     found = BEFORE_DOT.search(text)
-    return None if found is None else _walk(ast.parse(found.group(1), mode="eval").body, namespace)
+    return None if found is None else envoy_of(found.group(1), namespace)
+
+
+def envoy_of(text: str, namespace: dict[str, Any]) -> Any:
+    """The envoy that an expression means, else None; nothing is executed."""
+    try:
+        return _walk(ast.parse(text, mode="eval").body, namespace)
+    except SyntaxError:
+        return None
 
 
 def kinds_of(envoy: Any, names: list[str]) -> dict[str, str]:

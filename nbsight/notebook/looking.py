@@ -60,6 +60,8 @@ def _summary(facts: list[tuple[str, str]]) -> Bundle:
 def _value_facts(value: Any, row: dict[str, Any]) -> list[tuple[str, str]]:
     import torch
 
+    if not isinstance(value, torch.Tensor):
+        return [("name", str(row.get("name"))), ("type", type(value).__name__), ("value", repr(value)[:4000])]
     tensor = getattr(value, "_plain", value).detach()
     facts = [
         ("name", row.get("name") or "(no name)"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbsight.notebook import state
 from nbsight.notebook.memory import free_name, free_output, free_value
+from nbsight.notebook.names import users_names
 
 if TYPE_CHECKING:
     from nbsight.notebook.session import Session
@@ -111,12 +112,30 @@ def open_(session: Session, data: Data) -> Data:
         model._module.get_submodule(path)  # an AttributeError says which part is not there
         bundle, metadata = bundle_of_module(session.ip, model, path)
         return {"title": path or "model", "data": bundle, "metadata": metadata}
+    if data.get("expression") is not None:
+        return _open_expression(session, str(data["expression"]))
     value = session.keys.find(data.get("value"))
     if value is None:
         raise LookupError("this value is gone already.")
     row = next((row for row in state.saved(session.ip, session.keys) if row["id"] == data["value"]), {})
     bundle, metadata = bundle_of_value(session.ip, value, row)
     return {"title": row.get("name") or "saved value", "data": bundle, "metadata": metadata}
+
+
+def _open_expression(session: Session, text: str) -> Data:
+    """What the cursor is on. Names are looked up and children walked to; nothing is evaluated."""
+    from nbsight.notebook.completion import envoy_of
+    from nbsight.notebook.looking import bundle_of_module, bundle_of_value
+
+    found = envoy_of(text, session.ip.user_ns)
+    value = users_names(session.ip.user_ns).get(text)
+    if found is not None:
+        bundle, metadata = bundle_of_module(session.ip, found._root, found._path)
+    elif value is not None:
+        bundle, metadata = bundle_of_value(session.ip, value, {"name": text})
+    else:
+        raise LookupError(f"`{text}` is no model, module or name of this notebook; run its cell first.")
+    return {"title": text, "data": bundle, "metadata": metadata}
 
 
 # -- changing ----------------------------------------------------------------------------------
@@ -160,7 +179,7 @@ def close_run(session: Session, data: Data) -> None:
 def verify(session: Session, data: Data) -> str:
     """Check the standard names of a model on random tokens."""
     model = _model(session, data)
-    said = model.std.verify().summary()
+    said = model.std.verify().summary
     session.send_changes()
     return str(said)
 

@@ -12,10 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any
 
+from nbsight.core.alive import models
+
 __all__ = ["Shapes", "meaning_of", "shapes_of"]
 
-#: Rows and positions of the prompt that is scanned: sizes that nothing else has.
-ROWS, POSITIONS = 2, 7
+#: Rows and positions of the prompt that is scanned. No axis of a model is eleven wide.
+ROWS, POSITIONS = 2, 11
 
 #: What comes out of the module that makes a value with a standard name.
 MEANINGS = {
@@ -82,9 +84,13 @@ def _outputs(model: Any) -> dict[str, str]:
 
     if not hasattr(model, "_limits"):
         raise LookupError("what this model takes is not known; shapes are known for language models")
+    # A copy without the kept edits, which are the user's code and not for us to run.
+    bare = model._light_copy()
+    models.discard(bare)
+    bare._edits.clear()
     size = model._limits.vocabulary or 2
     ids = torch.arange(ROWS * POSITIONS).remainder(size).reshape(ROWS, POSITIONS)
-    with torch.no_grad(), model.scan(ids, finish=True) as tracer:
+    with torch.no_grad(), bare.scan(ids, finish=True) as tracer:
         cache = tracer.cache(device=None)
     given = ((), {"input_ids": ids})
     return {
@@ -106,7 +112,7 @@ def _text(model: Any, value: Any, given: Any) -> str:
     shape = tuple(value.shape)
     names = model._axis_names(shape, given) or ("",) * len(shape)
     axes = [
-        name if name in ("batch", "position") else f"{name} {size}".strip()
+        name or "position" if name in ("batch", "position") or size == POSITIONS else f"{name} {size}".strip()
         for name, size in zip(names, shape, strict=True)
     ]
     return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(axes)})"

@@ -114,7 +114,7 @@ def _verified(model: Any) -> dict[str, Any] | None:
     result = None if known is None else known.result
     if result is None:
         return None
-    return {"ok": bool(result.ok), "largest": float(result.largest), "text": result.summary()}
+    return {"ok": bool(result.ok), "text": result.summary}
 
 
 def expression_of(name: str, path: str) -> str:

@@ -14,6 +14,7 @@ import nbsight
 from nbsight.core import alive
 from nbsight.core.jobs import Job
 from nbsight.notebook.session import PROTOCOL
+from nbsight.notebook.shapes import shapes_of
 from tests.notebook.conftest import Comm
 
 PROMPT = "The capital of France is"
@@ -156,6 +157,19 @@ def test_shapes_in_the_tree_are_those_of_a_run(notebook, model):
     with model.trace(PROMPT):
         attention = model.transformer.h[0].attn.output[0].shape
     assert shapes["attn"] == f"float32 (batch, position, d_model {attention[-1]})"
+
+
+def test_the_scan_for_shapes_runs_none_of_the_users_code(notebook, loaded):
+    own = nbsight.LanguageModel("nbsight/demo")
+    calls = []
+    with own.edit(inplace=True):
+        calls.append(1)
+    found = shapes_of(own, 60)
+    assert found.outputs["transformer.h.0"] == "float32 (batch, position, d_model 64)"
+    assert calls == []
+    assert not own.dispatched
+    assert [model for model in alive.models if model._family is own] == [own]
+    del own
 
 
 def test_modules_are_found_by_words(notebook, model):
@@ -346,3 +360,9 @@ def test_a_terminal_has_no_comm(plain, monkeypatch):
 
     load_ipython_extension(plain)
     assert isinstance(Comm(), Comm)
+
+
+def test_the_messages_that_the_page_is_tested_with_are_what_is_sent():
+    from tests.notebook.shared_sidebar import FIXTURE, as_json
+
+    assert FIXTURE.read_text(encoding="utf-8") == as_json()

@@ -2,6 +2,7 @@ import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/applica
 import { INotebookTracker } from '@jupyterlab/notebook';
 import { insertCodeBelow } from './insert';
 import { addOutputs } from './output';
+import { sidebar } from './sidebar';
 
 const outputs: JupyterFrontEndPlugin<void> = {
   id: 'nbsight:outputs',
@@ -27,4 +28,4 @@ const code: JupyterFrontEndPlugin<void> = {
   }
 };
 
-export default [outputs, code];
+export default [outputs, code, sidebar];

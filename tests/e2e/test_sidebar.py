@@ -1,0 +1,345 @@
+"""The sidebar in a real JupyterLab: what a user sees, clicks and types, and what the kernel then has."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.lab import LabServer, Notebook
+
+PROMPT = "The capital of France is"
+LOAD = f"""%load_ext nbsight
+import nbsight
+model = nbsight.LanguageModel("nbsight/demo", dispatch=True)
+PROMPT = {PROMPT!r}"""
+TRACE = """with model.trace(PROMPT):
+    hidden = model.transformer.h[3].output[0].save()
+    states = {i: model.transformer.h[i].output[0].save() for i in (4, 5)}
+    logits = model.output.logits.save()"""
+EDIT = "with model.edit(inplace=True):\n    model.transformer.h[0].output[0][:, 1] = 0"
+RUN = "run = model.start(PROMPT)\nrun.step(); run.step(); run.step()"
+SWEEP = """import warnings, time
+from nbsight.core.jobs import Job
+class Slow:
+    def __call__(self, logits):
+        time.sleep(0.25)
+        return logits.squeeze()[..., 0].reshape(-1)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    result = nbsight.activation_patching(model, PROMPT, "The capital of Italy is", metric=Slow(), batch=1)"""
+PANEL = "#nbsight-sidebar"
+
+
+def section(name: str) -> str:
+    return f"{PANEL} [data-section='{name}']"
+
+
+class Sidebar:
+    """The sidebar beside a notebook, in the words of its user."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self.notebook, self.page = notebook, notebook.page
+        notebook.command("nbsight:show")
+        self.page.wait_for_selector(f"{PANEL}:not(.lm-mod-hidden)")
+
+    def wait(self, selector: str) -> None:
+        self.page.wait_for_selector(f"{PANEL} {selector}", timeout=20_000)
+
+    def text(self, name: str) -> str:
+        return str(self.page.locator(section(name)).inner_text())
+
+    def row(self, name: str, text: str):
+        return self.page.locator(f"{section(name)} .jp-nbsight-row", has_text=text)
+
+    def button(self, name: str, text: str, label: str):
+        row = self.row(name, text).first
+        row.hover()
+        return row.locator(f"button[aria-label^='{label}']")
+
+
+def source(notebook: Notebook, index: int) -> str:
+    return str(
+        notebook.page.evaluate(
+            "i => window.jupyterapp.shell.currentWidget.content.widgets[i].model.sharedModel.getSource()",
+            index,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(module_page, lab: LabServer) -> Sidebar:
+    """One notebook with a model and a trace, for the tests that leave it as it was."""
+    lab.write("sidebar.ipynb", LOAD, TRACE, EDIT, RUN, SWEEP, "", "")
+    notebook = Notebook(module_page, lab, "sidebar.ipynb")
+    side = Sidebar(notebook)
+    notebook.run(0)
+    notebook.run(1)
+    side.wait(".jp-nbsight-card")
+    return side
+
+
+def test_the_sidebar_shows_the_model_and_what_was_saved(shared: Sidebar):
+    shared.row("saved", "hidden").wait_for()
+    card = shared.page.locator(f"{PANEL} .jp-nbsight-card").inner_text()
+    assert "nbsight/demo" in card
+    assert "12 layers" in card
+    saved = shared.text("saved")
+    assert "(1, 5, 64) float32" in saved
+    assert "transformer.h.3.output · In [2], line 2" in saved
+    assert "states[4]" in saved
+
+
+def test_the_tree_opens_and_a_click_inserts_the_expression(shared: Sidebar):
+    page, notebook = shared.page, shared.notebook
+    notebook.type(5, "x = ")
+    for path in ("transformer", "transformer.h", "transformer.h.3"):
+        page.locator(f"[data-path='{path}'] > div > .jp-nbsight-caret").click()
+        page.wait_for_selector(f"[data-path='{path}'] > ul > li")
+    page.wait_for_selector(
+        "[data-path='transformer.h.3.attn'] .jp-nbsight-shape:not(:empty)", state="attached"
+    )
+    page.locator("[data-path='transformer.h.3.attn'] > div > .jp-nbsight-name").click()
+    page.wait_for_function("() => document.activeElement.closest('.jp-Notebook')")
+    assert source(notebook, 5) == "x = model.transformer.h[3].attn"
+    shape = page.locator("[data-path='transformer.h.3.attn'] .jp-nbsight-shape").text_content()
+    assert shape == "(batch, position, d_model 64)"
+
+
+def test_the_tree_is_walked_with_keys(shared: Sidebar):
+    page, notebook = shared.page, shared.notebook
+    notebook.type(5, "")
+    page.locator(f"{PANEL} input[type=search]").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.dataset.path") == "transformer"
+    for key in ("ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.activeElement.dataset.path").startswith("transformer.")
+    page.keyboard.press("End")
+    assert page.evaluate("document.activeElement.dataset.path") == "lm_head"
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.activeElement.closest('.jp-Notebook')")
+    assert source(notebook, 5) == "model.lm_head"
+
+
+def test_the_filter_finds_modules(shared: Sidebar):
+    page = shared.page
+    box = page.locator(f"{PANEL} input[type=search]")
+    box.fill("h[7] c_fc")
+    page.wait_for_selector("[data-path='transformer.h.7.mlp.c_fc']")
+    page.wait_for_function("() => document.querySelectorAll('#nbsight-sidebar [role=treeitem]').length === 1")
+    box.fill("")
+    page.wait_for_selector("[data-path='lm_head']")
+
+
+def test_a_double_click_opens_what_the_module_is(shared: Sidebar):
+    page = shared.page
+    page.locator("[data-path='lm_head'] > div > .jp-nbsight-name").dblclick()
+    opened = page.locator(".jp-nbsight-opened")
+    opened.wait_for()
+    assert "(1824, 64)" in opened.inner_text() or opened.locator("canvas, svg").count()
+    page.locator(".lm-TabBar-tab.lm-mod-current[data-type='document-title'], .lm-TabBar-tab").first.wait_for()
+    shared.page.evaluate(
+        "() => { for (const w of window.jupyterapp.shell.widgets('main')) "
+        "if (w.node.querySelector('.jp-nbsight-opened')) w.close(); }"
+    )
+
+
+def test_a_value_is_freed(shared: Sidebar):
+    notebook = shared.notebook
+    shared.button("saved", "logits", "Free").click()
+    shared.row("saved", "logits").wait_for(state="detached")
+    assert "Deleted `logits`" in shared.page.locator(f"{PANEL} [role=status]").inner_text()
+    assert notebook.python(5, "print('logits' in globals(), 'hidden' in globals())") == "False True"
+
+
+def test_an_edit_is_switched_off_and_removed(shared: Sidebar):
+    notebook, page = shared.notebook, shared.page
+    check = (
+        "import torch\n"
+        "ids = model.tokenizer(PROMPT, return_tensors='pt')\n"
+        "print(torch.equal(model.trace(PROMPT, trace=False).logits, model._model(**ids).logits))"
+    )
+    notebook.run(2)
+    switch = page.locator(f"{section('edits')} [role=switch]")
+    switch.wait_for()
+    assert switch.get_attribute("aria-checked") == "true"
+    assert notebook.python(5, check) == "False"
+    switch.click()
+    page.wait_for_selector(f"{section('edits')} [data-off]")
+    assert notebook.python(5, check) == "True"
+    assert notebook.python(6, "print(model.edits[0].enabled)") == "False"
+    shared.button("edits", "output", "Remove").click()
+    page.wait_for_selector(f"{section('edits')} [role=switch]", state="detached")
+    assert notebook.python(6, "print(model.edits)") == "[]"
+
+
+def test_an_open_run_is_shown_and_given_up(shared: Sidebar):
+    notebook = shared.notebook
+    notebook.run(3)
+    row = shared.row("runs", "transformer.h.2.output")
+    row.wait_for()
+    assert "block 3 of 12" in row.inner_text()
+    shared.button("runs", "transformer.h.2", "Give").click()
+    row.wait_for(state="detached")
+    assert notebook.python(6, "print(run.is_open)") == "False"
+
+
+def test_a_sweep_shows_its_progress_and_is_stopped_while_its_cell_runs(shared: Sidebar):
+    notebook, page = shared.notebook, shared.page
+    notebook.run(4, wait=False)
+    row = page.locator(f"{section('jobs')} [data-state='running']")
+    row.wait_for(timeout=20_000)
+    page.wait_for_function(
+        "() => document.querySelector('#nbsight-sidebar [data-state=running] progress').value > 0.03"
+    )
+    assert "of 60" in row.inner_text()
+    assert "1 job" in page.locator(".jp-nbsight-status").inner_text()
+    row.locator("button[aria-label^='Stop']").click()
+    page.wait_for_selector(f"{section('jobs')} [data-state='stopped']", timeout=20_000)
+    notebook.wait_idle()
+    done = notebook.python(5, "import numpy as np; print(int(np.isfinite(result.values).sum()))")
+    assert 0 < int(done) < 60
+
+
+def test_a_click_while_a_cell_runs_is_said_to_wait(shared: Sidebar):
+    notebook, page = shared.notebook, shared.page
+    notebook.type(5, "extra = hidden * 1\nimport time; time.sleep(4)")
+    notebook.run(5, wait=False)
+    page.wait_for_timeout(500)
+    shared.button("saved", "hidden", "Free").click()
+    page.wait_for_selector(f"{PANEL} .jp-nbsight-note:has-text('Queued')", timeout=3500)
+    shared.row("saved", "hidden").first.wait_for(state="detached", timeout=15_000)
+    notebook.wait_idle()
+    assert notebook.python(6, "print('hidden' in globals())") == "False"
+
+
+def test_two_notebooks_have_their_own_state(page, lab: LabServer):
+    lab.write("one.ipynb", LOAD, TRACE)
+    lab.write("two.ipynb", LOAD.replace("model =", "other ="), "")
+    notebook = Notebook(page, lab, "one.ipynb")
+    side = Sidebar(notebook)
+    notebook.run(0)
+    notebook.run(1)
+    side.row("saved", "hidden").wait_for()
+    notebook.command("docmanager:open", path="two.ipynb")
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.title.label === 'two.ipynb'")
+    notebook.wait_idle()
+    page.wait_for_selector(f"{PANEL}[data-status='unloaded']")
+    assert "two.ipynb" in page.locator(f"{PANEL} header").inner_text()
+    page.click(f"{PANEL} .jp-nbsight-load")
+    page.wait_for_selector(f"{PANEL}[data-status='connected']", timeout=30_000)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => null)")
+    side.wait(".jp-nbsight-cardtitle:has-text('other')")
+    assert side.row("saved", "hidden").count() == 0
+    notebook.command("docmanager:open", path="one.ipynb")
+    side.wait(".jp-nbsight-cardtitle:has-text('model')")
+    side.row("saved", "hidden").wait_for()
+
+
+def test_a_restart_clears_and_a_reload_finds_again(page, lab: LabServer):
+    lab.write("restart.ipynb", LOAD, TRACE, "")
+    notebook = Notebook(page, lab, "restart.ipynb")
+    side = Sidebar(notebook)
+    notebook.run(0)
+    notebook.run(1)
+    side.row("saved", "hidden").wait_for()
+    page.goto(f"{lab.url}/lab/tree/restart.ipynb?token={lab.token}")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Notebook .jp-Cell", timeout=60_000)
+    notebook.wait_idle()
+    side = Sidebar(notebook)
+    side.row("saved", "hidden").wait_for()
+    page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()",
+    )
+    page.wait_for_selector(f"{PANEL}[data-status='unloaded']", timeout=30_000)
+    assert side.row("saved", "hidden").count() == 0
+    notebook.wait_idle()
+    notebook.run(0)
+    side.wait(".jp-nbsight-card")
+    assert side.row("saved", "hidden").count() == 0
+    log = lab.log.read_text()
+    assert "No such comm target registered: nbsight" not in log
+
+
+def test_code_is_inserted_by_a_command_and_undone(page, lab: LabServer):
+    lab.write("insert.ipynb", "1", "2")
+    notebook = Notebook(page, lab, "insert.ipynb")
+    notebook.command("nbsight:insert-code", code="print('from a view')")
+    assert source(notebook, 1) == "print('from a view')"
+    cell = page.locator(".jp-Notebook .jp-Cell").nth(1)
+    assert cell.locator(".jp-InputPrompt").inner_text().strip() == "[ ]:"
+    notebook.command("notebook:undo-cell-action")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 2
+
+
+def test_unloading_leaves_the_button(page, lab: LabServer):
+    lab.write("unload.ipynb", "%load_ext nbsight", "%unload_ext nbsight")
+    notebook = Notebook(page, lab, "unload.ipynb")
+    side = Sidebar(notebook)
+    notebook.run(0)
+    page.wait_for_selector(f"{PANEL}[data-status='connected']")
+    notebook.run(1)
+    page.wait_for_selector(f"{PANEL}[data-status='unloaded']")
+    assert side.page.locator(f"{PANEL} .jp-nbsight-load").is_visible()
+
+
+def test_a_kernel_of_another_version_is_told_politely(page, lab: LabServer):
+    lab.write(
+        "version.ipynb",
+        "import nbsight.notebook.session as s\ns.PROTOCOL = 99\n%load_ext nbsight",
+    )
+    notebook = Notebook(page, lab, "version.ipynb")
+    Sidebar(notebook)
+    notebook.run(0)
+    page.wait_for_selector(f"{PANEL}[data-status='other-version']")
+    said = page.locator(f"{PANEL} .jp-nbsight-note").first.inner_text()
+    assert "protocol 99" in said
+    assert "pip install -U nbsight" in said
+
+
+def test_a_hostile_name_is_text(page, lab: LabServer):
+    evil = '<img src=x onerror=\\"window.hacked=1\\">'
+    lab.write(
+        "hostile.ipynb",
+        LOAD,
+        f'd = {{}}\nwith model.trace("{evil}"):\n    d["{evil}"] = model.lm_head.output.save()\n'
+        f'run = model.start("{evil}")',
+    )
+    notebook = Notebook(page, lab, "hostile.ipynb")
+    side = Sidebar(notebook)
+    notebook.run(0)
+    notebook.run(1)
+    side.row("saved", "onerror").wait_for()
+    side.row("runs", "onerror").wait_for()
+    assert page.evaluate("() => window.hacked === undefined")
+    assert page.locator(f"{PANEL} img").count() == 0
+
+
+def test_light_and_dark(page, lab: LabServer, artifacts):
+    lab.write("look.ipynb", LOAD, TRACE, EDIT, RUN, SWEEP.replace("0.25", "0.08"), "")
+    notebook = Notebook(page, lab, "look.ipynb")
+    side = Sidebar(notebook)
+    for index in range(4):
+        notebook.run(index)
+    side.wait(".jp-nbsight-card")
+    page.locator(f"{PANEL} .jp-nbsight-verify").click()
+    page.wait_for_selector(f"{PANEL} .jp-nbsight-verify[data-state='ok']")
+    for path in ("transformer", "transformer.h", "transformer.h.0"):
+        page.locator(f"[data-path='{path}'] > div > .jp-nbsight-caret").click()
+        page.wait_for_selector(f"[data-path='{path}'] > ul > li")
+    page.locator("[data-path='transformer.h.0.attn'] .jp-nbsight-shape:not(:empty)").wait_for(
+        state="attached"
+    )
+    page.locator("[data-path='transformer.h.0'] > div > .jp-nbsight-caret").scroll_into_view_if_needed()
+    notebook.run(4, wait=False)
+    page.wait_for_function(
+        "() => document.querySelector('#nbsight-sidebar [data-state=running] progress')?.value > 0.3",
+        timeout=30_000,
+    )
+    for theme, said in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
+        notebook.theme(theme)
+        page.wait_for_timeout(300)
+        page.screenshot(path=artifacts / f"sidebar-{said}.png")
+    page.locator(section("memory")).scroll_into_view_if_needed()
+    page.screenshot(path=artifacts / "sidebar-lower-dark.png")
+    notebook.theme("JupyterLab Light")
+    page.screenshot(path=artifacts / "sidebar-lower-light.png")
