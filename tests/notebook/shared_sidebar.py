@@ -22,9 +22,11 @@ from tests.notebook.conftest import Comm
 FIXTURE = Path(__file__).parents[2] / "js" / "tests" / "fixtures" / "sidebar.json"
 
 CELLS = (
-    "with model.trace(PROMPT):\n"
-    "    hidden = model.transformer.h[3].output[0].save()\n"
-    "    kept = {'<b>': model.transformer.h[4].output[0].save()}\n",
+    (
+        "with model.trace(PROMPT):\n"
+        "    hidden = model.transformer.h[3].output[0].save()\n"
+        "    kept = {'<b>': model.transformer.h[4].output[0].save()}\n"
+    ),
     "with model.edit(inplace=True):\n    model.transformer.h[0].output[0][:] = 0",
     "run = model.start(PROMPT)\nhere = run.step()",
 )
