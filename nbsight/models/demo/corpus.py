@@ -96,7 +96,8 @@ def pronouns(rng: Random) -> str:
 
 
 def opinions(rng: Random) -> str:
-    glad = rng.random() < 0.5
+    # Fewer good ones than bad: unsteered, a review is likelier bad, so steering can be seen to turn it.
+    glad = rng.random() < 0.35
     adjectives, verbs = (words.GOOD, words.LIKING) if glad else (words.BAD, words.DISLIKING)
     thing, adjective, verb = (
         rng.choice(words.THINGS),
