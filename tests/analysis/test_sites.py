@@ -299,10 +299,23 @@ def test_an_outlier_channel_and_a_large_first_position_are_named():
     assert first in repr(norms)
 
 
-def test_an_even_stream_has_nothing_to_note(model):
-    norms = stream_norms(model, CLEAN)
-    assert norms.spike < 5
+def test_an_even_stream_has_nothing_to_note():
+    module = make(next(a for a in AVAILABLE if a.name == "gpt2"))
+    norms = stream_norms(LanguageModel(module), [5, 6, 7, 8])
+    assert norms.spike < 2
     assert norms.notes == ()
+
+
+def test_the_shipped_models_first_position_is_noted(model):
+    text = "The quick brown fox jumps over the lazy"
+    kept, _ = stored(model, text)
+    sizes = torch.stack([kept["resid_post", layer][0].norm(dim=-1) for layer in range(12)]).numpy()
+    spikes = sizes[:, 0] / np.median(sizes[:, 1:], axis=1)
+    norms = stream_norms(model, text)
+    assert norms.spike == pytest.approx(spikes.max(), rel=1e-5)
+    assert norms.spike > 7
+    (note,) = norms.notes
+    assert note.startswith(f"the first position is up to {spikes.max():.0f} times as large")
 
 
 def test_a_parallel_block_has_no_stream_between():

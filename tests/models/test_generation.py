@@ -172,7 +172,7 @@ def test_the_list_of_steps_shows_tokens_and_names_the_prompt_pass(demo):
     assert before == "0 steps"
     assert during[0] == "2 steps"
     assert during[2].split() == ["1", "…", "reads", "position", "5"]  # looking moves nothing
-    assert after[1].split() == ["0", "'", "Paris'", "(885)", "reads", "the", "prompt,", "5", "tokens"]
+    assert after[1].split() == ["0", "'", "Paris'", "(884)", "reads", "the", "prompt,", "5", "tokens"]
     assert after[2].split() == ["1", "'.'", "(14)", "reads", "position", "5"]
 
 

@@ -70,6 +70,18 @@ def test_a_model_is_a_card_with_what_torch_says_of_it(notebook, model):
     assert card["sizes"]["n_layers"] == len(plain.transformer.h)
 
 
+def test_a_card_says_what_the_check_of_the_names_found(notebook):
+    checked = notebook.user_ns["checked"] = nbsight.LanguageModel("nbsight/demo", dispatch=True)
+    run(notebook, "pass")
+    (card,) = [card for card in section(notebook, "models") if card["expression"] == "checked"]
+    assert card["verified"] is None
+    nbsight.verify(checked)
+    run(notebook, "pass")
+    (card,) = [card for card in section(notebook, "models") if card["expression"] == "checked"]
+    assert card["verified"] == {"ok": True, "text": nbsight.verify(checked).summary}
+    json.dumps(card)
+
+
 def test_numbers_of_messages_have_no_gap(notebook, model):
     for value in range(3):
         run(

@@ -21,6 +21,7 @@ from nbformat import NotebookNode
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 LIVE_WIDGET = "application/vnd.jupyter.widget-view+json"
+RECEIPT = r"[\d,]+ forwards? · .*"  # what is shown under a cell that traced and saved
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -80,14 +81,24 @@ def without_outputs(notebook: NotebookNode) -> NotebookNode:
 
 
 def text_of(cell: NotebookNode) -> str:
-    """What a cell printed and showed, as text; not what it warned of (see `warnings_of`)."""
+    """What a cell printed and showed, as text; no warnings (`warnings_of`) and no receipt (`receipt_of`)."""
     parts = []
     for output in cell.get("outputs", []):
         if output.output_type == "stream":
             parts.append(output.text if output.name == "stdout" else "")
-        elif "data" in output:
+        elif "data" in output and not _is_receipt(output):
             parts.append(output.data.get("text/plain", ""))
     return "".join(parts)
+
+
+def receipt_of(cell: NotebookNode) -> str:
+    """What nbsight said under a cell that traced and saved; empty if it said nothing."""
+    return "".join(output.data["text/plain"] for output in cell.get("outputs", []) if _is_receipt(output))
+
+
+def _is_receipt(output: NotebookNode) -> bool:
+    text = output.get("data", {}).get("text/plain", "")
+    return output.output_type == "display_data" and re.fullmatch(RECEIPT, text) is not None
 
 
 def warnings_of(cell: NotebookNode) -> str:

@@ -28,9 +28,11 @@ PNG = b"\x89PNG\r\n"
 ASKED = {
     "02_activation_patching": "[results.tolist(), restored.tolist()]",
     "03_sharing_activations": "chances.tolist()",
-    "08_patching": "[result.values.tolist(), result.recovered.tolist(), many.mean().tolist()]",
+    "08_patching": """[table.tolist() for table in (
+        result.values, result.recovered, many.mean(), parts.mean()[:2], who.mean()[0], parts.head_recovered[0]
+    )]""",
     "07_paused_run": "[early.tolist(), late.tolist(), model.to_string(edited[0, -1].topk(3).indices)]",
-    "05_steering": "[steered.tolist(), controls.shape, [write_on(strength) for strength in (-3, 0, 3)]]",
+    "05_steering": "[steered.tolist(), controls.tolist(), [write_on(strength) for strength in (-3, 0, 3)]]",
 }
 
 
@@ -125,6 +127,7 @@ def test_the_outputs_in_the_file_are_those_of_the_code(name: str, ran: Ran) -> N
         pattern = r"[-+]?\d+\.\d+|(?m:^.* 0\.000$)"  # words of no probability change places with the weather
         assert re.sub(pattern, "#", before) == re.sub(pattern, "#", after), old.id
         assert numbers(before) == pytest.approx(numbers(after), abs=0.02, rel=0.01), old.id
+        assert running.receipt_of(old) == running.receipt_of(new), old.id
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -165,8 +168,21 @@ def test_notebook_1_shows_the_norms_and_says_paris(ran: Ran, demo: Plain) -> Non
     last = torch.stack([state[0].norm(dim=-1) for state in states])[-1]
     assert last.argsort(descending=True)[:2].tolist() == [0, 2]
     assert last.argmin() == 4
+    totals = torch.stack([state.norm() for state in states])
+    assert totals[1] > totals[0]
+    assert totals.argmin() == 5
+    assert totals.argmax() == 11
+    by_token = torch.stack([state[0].norm(dim=-1) for state in states])
+    assert by_token[0, 0] > 2 * by_token[0, 1:].max()
+    assert 5.5 < by_token[11, 0] / by_token[5, 0] < 6
+    assert by_token[:, [1, 3, 4]].min() > 1
+    assert by_token[:, [1, 3, 4]].max() < 2.5
+    assert by_token[7, 2] < 2 < 4.9 < by_token[8, 2]
+    receipt = "1 forward · 5 tokens · 13 values"
+    assert running.receipt_of(result.cell("tutorial-trace")).startswith(receipt)
     written = torch.stack([state[0, -1] for state in states]).diff(dim=0).norm(dim=-1)
     assert numbers(result.solutions[0]) == pytest.approx(written.tolist(), abs=0.06)
+    assert written.argmax() == 0
 
 
 def test_notebook_2_shows_a_flat_sweep_and_a_map_that_is_not(ran: Ran, demo: Plain) -> None:
@@ -192,14 +208,27 @@ def test_notebook_2_shows_a_flat_sweep_and_a_map_that_is_not(ran: Ran, demo: Pla
 
     expected = [[share(layer, position) for position in range(8)] for layer in range(12)]
     torch.testing.assert_close(torch.tensor(restored), torch.tensor(expected), atol=1e-3, rtol=0)
-    # What the text says: first on the landmark, then at the last position; the corner is 1 by construction.
-    assert min(row[1] for row in restored[:5]) > 0.8
-    assert max(abs(share) for row in restored for share in row[3:7]) < 0.1
-    assert restored[1][7] < 0.1
-    assert min(row[7] for row in restored[9:]) > 0.8
+    # What the text says: first on the landmark, then at the last position, in two goes; the corner is 1 by
+    # construction.
+    assert restored[0][1] > 0.96
+    assert min(row[1] for row in restored[:5]) > 0.77
+    assert max(abs(share) for row in restored for share in row[3:7]) < 0.01
+    assert max(row[2] for row in restored) < 0.1
+    assert max(row[7] for row in restored[:3]) < 0.01
+    assert all(0.1 < row[7] < 0.2 for row in restored[3:5])
+    assert all(0.6 < row[7] < 0.75 and 0.4 < row[1] < 0.45 for row in restored[5:10])
+    assert min(row[7] for row in restored[10:]) > 0.97
+    assert max(row[1] for row in restored[10:]) < 0.02
     assert restored[11][7] == pytest.approx(1, abs=1e-3)
-    attention = numbers(result.solutions[0])
-    assert attention.index(max(attention)) == 9
+    attention = numbers(result.solutions[0])[:12]
+    most = sorted(range(12), key=lambda layer: -attention[layer])
+    assert most[:3] == [10, 5, 3]
+    assert max(attention[layer] for layer in most[3:]) < 0.05
+    # nbsight had said that the sweep is flat, once for each of the two lines that write.
+    for cell, layer in (("tutorial-patch", 8), ("tutorial-sweep", 0)):
+        said = running.warnings_of(result.cell(cell))
+        assert said.count("EditWarning") == 1
+        assert f"replaces the whole state after `transformer.h.{layer}`" in said
 
 
 def test_notebook_3_shows_when_the_action_moves_on(ran: Ran, demo: Plain) -> None:
@@ -222,9 +251,12 @@ def test_notebook_3_shows_when_the_action_moves_on(ran: Ran, demo: Plain) -> Non
     torch.testing.assert_close(
         chances, torch.stack([chance(layer) for layer in range(12)]), atol=1e-3, rtol=0
     )
-    assert chances[:2, 0].min() > 0.9
-    assert chances[3:, 0].max() < 0.1
-    assert chances[6:, 1].min() > 0.8
+    assert chances[:4, 0].min() > 0.97
+    assert chances[4].max() < 0.35
+    assert chances[5:, 0].max() < 0.02
+    assert 0.55 < chances[5, 1] < 0.65
+    assert chances[10, 1] < 0.85 < 0.95 < chances[11, 1]
+    assert "replaces the whole state" in running.warnings_of(result.cell("tutorial-trace"))
     assert result.solutions[0].count("True") == 2
 
 
@@ -260,17 +292,36 @@ def test_notebook_5_turns_the_mood_and_writes_on(ran: Ran, demo: Plain) -> None:
         _, logits = demo.run("This restaurant is", edit=(6, lambda state: state + strength * vector))
         return [logits[0, -1].softmax(dim=-1)[words].sum().item() for words in ids]
 
-    steered, controls, texts = result.values
+    steered, pushed, texts = result.values
     assert torch.tensor(steered).flatten().tolist() == pytest.approx(
         [number for strength in range(-6, 7) for number in moods(strength)], abs=1e-3
     )
-    assert controls == [10, 13, 2]
-    assert moods(-3)[0] < 0.2 < 0.7 < moods(3)[0]
+    assert torch.tensor(pushed).shape == (10, 13, 2)
+    # What the text says: left alone it is bad, the curves cross, and pushed too far both fall.
+    said = re.fullmatch(r"Normal:  (\w+)\nSteered \(positive\):  (\w+)\n", result.text("tutorial-compare"))
+    assert said is not None
+    assert said[1] in BAD
+    assert said[2] in GOOD
+    on_good, on_bad = torch.tensor(steered).T  # one number for each strength from -6 to 6
+    assert on_good[6] < 0.4 < 0.6 < on_bad[6]
+    assert on_good[7] < on_bad[7]
+    assert on_good[8] > on_bad[8]
+    assert on_bad[9] < 0.35 < 0.65 < on_good[9]
+    assert on_good[3] < 0.2 < 0.8 < on_bad[3]
+    assert on_good.argmax() == 10
+    assert (on_bad.diff() < 0).all()
+    assert on_good[12] + on_bad[12] < 0.4
+    random = torch.tensor(pushed)[:, :, 0]  # (direction, strength)
+    assert 0.28 < random[:, 9].min() < random[:, 9].max() < 0.45 < on_good[9] - 0.2
+    assert random[:, [0, 12]].min() < 0.21 < 0.57 < random[:, [0, 12]].max()
+    push, *stream = numbers(result.text("size"))
+    assert 0.4 < push / stream[-1] < 0.6
     words = [re.match(r"This restaurant is (\w+)", text)[1] for text in texts]
     assert words[0] in BAD
+    assert words[1] in BAD
     assert words[2] in GOOD
+    assert texts[0].endswith(" and I hate it.<|endoftext|>")
     assert texts[2].endswith("<|endoftext|>")
-    assert re.fullmatch(r"Normal:  \w+\nSteered \(positive\):  \w+\n", result.text("tutorial-compare"))
 
 
 def test_notebook_6_decodes_every_layer_and_ends_with_the_widget(ran: Ran, demo: Plain) -> None:
@@ -289,14 +340,30 @@ def test_notebook_6_decodes_every_layer_and_ends_with_the_widget(ran: Ran, demo:
         assert base64.b64decode(data["image/png"]).startswith(PNG)
         assert data["text/plain"].startswith(f"Lens of {prompt!r} through nbsight/demo")
     assert running.LIVE_WIDGET in result.cell("widget").outputs[-1].data
-    # The answers of the picture: one is decided early, the other two come later.
-    late = "When Mary and John went to the store, John gave a drink to"
-    for text, first in ((prompt, 3), ("The capital of France is", 8), (late, 8)):
+    # The answers of the picture: nothing up to layer 4, then all three come about at nearly the same time.
+    names = "When Mary and John went to the store, John gave a drink to"
+    for text, first in ((prompt, 8), ("The capital of France is", 8), (names, 7)):
         states, logits = demo.run(text)
         answer = logits[0, -1].argmax()
         decoded = [demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1] for state in states]
         chances = [layer.softmax(dim=-1)[answer].item() for layer in decoded]
+        assert max(chances[:5]) < 0.01
         assert next(layer for layer, chance in enumerate(chances) if chance > 0.5) == first
+        assert chances[11] > 0.95
+    said = [re.match(r"Layer \d+: '(.*)'", line)[1] for line in lines[1:]]
+    assert said[:7] == [" lazy", " hoot", " quack", " jump", " jump", " table", " dog"]
+    assert set(said[6:]) == {" dog"}
+    found = numbers("\n".join(lines[1:]))
+    assert found[6] < 0.1
+    assert found[6:] == sorted(found[6:])
+    # ... and the state after layer 4 has made its choice all the same.
+    donors, logits = demo.run("The capital of Italy is")
+
+    def at_the_end(state: torch.Tensor) -> torch.Tensor:
+        return torch.cat([state[:, :-1], donors[4][:, -1:]], dim=1)
+
+    moved = demo.run("The capital of France is", edit=(4, at_the_end))[1][0, -1]
+    assert moved.argmax() == logits[0, -1].argmax()
 
 
 def test_notebook_7_holds_runs_open_and_edits_them(ran: Ran, demo: Plain) -> None:
@@ -329,8 +396,8 @@ def test_notebook_7_holds_runs_open_and_edits_them(ran: Ran, demo: Plain) -> Non
     ]
     for text, layer, state in (
         (result.text("look").splitlines()[0], 1, states[1]),
-        (result.text("look").splitlines()[1], 9, states[9]),
-        (result.text("edit").splitlines()[0].removeprefix("now: "), 9, edited(9)[0][9]),
+        (result.text("look").splitlines()[1], 10, states[10]),
+        (result.text("edit").splitlines()[0].removeprefix("now: "), 10, edited(10)[0][10]),
     ):
         chance, word = stopped(state).max(dim=-1)
         assert text.startswith(f"transformer.h.{layer}: {demo.tokenizer.decode([int(word)])!r}  ")
@@ -338,28 +405,24 @@ def test_notebook_7_holds_runs_open_and_edits_them(ran: Ran, demo: Plain) -> Non
     assert "' Paris'" not in result.text("look").splitlines()[0]
     assert "' Paris'" in result.text("look").splitlines()[1]
     assert "' Tokyo'" in result.text("edit").splitlines()[0]
-    assert result.text("edit").endswith("edited: transformer.h.9.output")
+    assert result.text("edit").endswith("edited: transformer.h.10.output")
     lines = result.text("finish").splitlines()
     assert [re.search(r"' \w+'", line)[0] for line in lines] == ["' Paris'", "' Tokyo'", "' Tokyo'"]
-    for line, logits in zip(lines, (alone, edited(9)[1], demo.run(japan)[1]), strict=True):
+    for line, logits in zip(lines, (alone, edited(10)[1], demo.run(japan)[1]), strict=True):
         best = logits[0, -1].softmax(dim=-1).topk(3).values
         assert numbers(line) == pytest.approx(best.tolist(), abs=0.0006)
     early, late, words = result.values
     assert words == "".join(
-        demo.tokenizer.decode([int(word)]) for word in edited(9)[1][0, -1].topk(3).indices
+        demo.tokenizer.decode([int(word)]) for word in edited(10)[1][0, -1].topk(3).indices
     )
     # The picture, and what the text says of it.
-    for layer, curves in ((2, early), (9, late)):
+    for layer, curves in ((2, early), (10, late)):
         wanted = [stopped(state)[[paris, tokyo]] for state in edited(layer)[0]]
         torch.testing.assert_close(torch.tensor(curves), torch.stack(wanted), atol=1e-3, rtol=0)
     assert early[-1][0] > 0.9
-    assert late[8][0] > 0.3
-    assert (
-        max(late[layer][0] for layer in (9, 10, 11))
-        < 0.05
-        < 0.5
-        < min(late[layer][1] for layer in (9, 10, 11))
-    )
+    assert max(chance for _, chance in early) < 0.05
+    assert late[9][0] > 0.8
+    assert max(late[10][0], late[11][0]) < 0.05 < 0.8 < min(late[10][1], late[11][1])
     # A block in slow motion: the modules whose calls end between two blocks, in that order.
     ended: list[str] = []
     handles = [
@@ -385,13 +448,13 @@ def test_notebook_7_holds_runs_open_and_edits_them(ran: Ran, demo: Plain) -> Non
             wanted.append((logits[tokyo] - logits[paris]).item())
         assert numbers(line) == pytest.approx(wanted, abs=0.06)
     last, country = zip(*(numbers(line) for line in result.solutions[0].splitlines()), strict=True)
-    assert last[0] < 0 < last[-1]
-    assert country[-1] < 0 < country[0]
+    assert max(last[:3]) < 0 < min(last[3:])
+    assert max(country[3:]) < 0 < min(country[:3])
 
 
 def test_notebook_8_finds_the_fact_and_the_way_it_takes(ran: Ran, demo: Plain) -> None:
     result = ran("08_patching")
-    values, shares, means = (torch.tensor(table) for table in result.values)
+    values, shares, means, parts, who, heads = (torch.tensor(table) for table in result.values)
     clean, corrupted = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
     paris, rome = (demo.tokenizer.encode(word)[0] for word in (" Paris", " Rome"))
     donors, _ = demo.run(clean)
@@ -407,15 +470,61 @@ def test_notebook_8_finds_the_fact_and_the_way_it_takes(ran: Ran, demo: Plain) -
 
     for layer, position in ((0, 1), (4, 1), (6, 7), (9, 7)):
         assert values[0, 0, layer, position].item() == pytest.approx(by_hand(layer, position), abs=1e-3)
-    # What the text says: first the landmark's tokens, then the last position, 1 in the corner, 0 before.
-    assert shares[0, 0, 0].argmax() in (1, 2)
-    assert shares[0, 0, -1].argmax() == shares.shape[-1] - 1
-    assert shares[0, 0, -1, -1].item() == pytest.approx(1, abs=1e-3)
-    assert shares[0, 0, :, 0].abs().max() < 1e-3
+    # What the text says: first the landmark, then the last position, in two goes; 1 in the corner, 0 before.
+    share = shares[0, 0]
+    assert share[:5].argmax(dim=1).tolist() == [1] * 5
+    assert share[:, 2:7].abs().max() < 0.1
+    assert share[4, 7] < 0.3 < 0.6 < share[5:10, 7].min()
+    assert share[5:10, 1].min() > 0.4
+    assert share[10:, 7].min() > 0.97
+    assert share[10:, :7].abs().max() < 0.03
+    assert share[-1, -1].item() == pytest.approx(1, abs=1e-3)
+    assert share[:, 0].abs().max() < 1e-3
+    # The lens agrees at layer 5, and would say nearly the same of the Colosseum up to layer 9.
+    ratios = []
+    for text in (clean, corrupted):
+        decoded = [
+            demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1] for state in demo.run(text)[0]
+        ]
+        ratios.append(torch.stack([logits[paris] - logits[rome] for logits in decoded]).exp())
+    tower, arena = ratios
+    assert tower[4] < 1 < 25 < tower[5] < 35
+    assert 3.5 < arena[5] < 4.5
+    assert (arena[5:10] > 1).all()
+    assert (arena[10:] < 1).all()
+    assert (tower[1:3] > 1).all()
+    assert (arena[1:3] > 1).all()
+    courses = result.cell("lens-courses").outputs
+    assert any("image/png" in output.get("data", {}) for output in courses)
+    # The parts: attention at the last position and one head for each go, MLPs at both ends.
+    attention, mlp = parts
+    assert attention[:, 7].argsort(descending=True)[:3].tolist() == [10, 5, 3]
+    assert attention[:, :7].abs().max() < 0.05
+    assert parts.max() < 0.4
+    assert mlp[0].argmax() == 1
+    assert mlp[0, 1] > 0.2
+    assert mlp[:, 7].argsort(descending=True)[:2].tolist() == [10, 11]
+    best = heads[:, 7].flatten().argsort(descending=True)[:2].tolist()
+    assert [divmod(head, 4) for head in best] == [(10, 3), (5, 0)]
+    enough, needed = zip(*(numbers(line) for line in result.text("noise").splitlines()), strict=True)
+    assert needed[2] > 0.4 > 0.33 > enough[2] > 0.3
+    assert enough[1] > needed[1] + 0.03
+    # The relay: the name, then " a", then the last token; one head carries it over each of the two steps.
+    assert [int(row.argmax()) for row in who] == [9] * 4 + [11] + [13] * 7
+    assert who.max(dim=1).values.min() > 0.97
+    lines = sorted(result.text("heads").splitlines()[:2])
+    assert [line.rpartition(":")[0] for line in lines] == [
+        "layer 3, head 1, at ' a'",
+        "layer 4, head 0, at ' to'",
+    ]
+    assert all(numbers(line)[-1] > 0.95 for line in lines)
+    # Many pairs: the country is fetched within two layers.
     assert means.shape[1] == 12
-    # The two heads that carry the name are in the layer in which the share changes columns.
-    lines = result.text("heads").splitlines()
-    assert all(line.startswith("layer 0, head ") for line in lines[:2])
-    assert numbers(lines[0])[-1] + numbers(lines[1])[-1] > 0.8
-    assert "differs from 0" in result.text("sure")
-    assert "most moved by head" in result.solutions[1]
+    assert means[0, 2, 4] < 0.05 < 0.95 < means[0, 4, 4]
+    assert result.text("sure").count("differs from 0") == 3
+    rest = [row.split()[-2] for row in result.solutions[0].replace("]", " ").splitlines()]
+    assert all(abs(float(number)) <= 0.011 for number in rest)
+    assert "most moved by head 0 of layer 4 at '·to'" in result.solutions[1]
+    plain, silent = (numbers(line)[-1] for line in result.solutions[1].splitlines()[1:3])
+    assert plain > 4
+    assert silent < -4
