@@ -62,8 +62,8 @@ class Sweep:
         grow: bool | None = None,
         prefix: bool | None = None,
     ) -> None:
-        if batch is not None and batch < 1:
-            raise InputError(f"batch={batch} leaves no room for a run; write 1 or more.")
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
+            raise InputError(f"batch={batch!r} is no number of runs; write 1 or more.")
         self.model, self.ids, self.points = model, ids, tuple(points)
         self.change, self.measure, self.read = change, measure, tuple(read)
         self.grow, self.prefix = grow, prefix

@@ -193,7 +193,7 @@ def test_a_metric_of_the_wrong_shape_or_without_a_number_is_named(gpt2, metric, 
 
 
 def test_a_batch_of_no_rows_is_refused(gpt2):
-    with pytest.raises(InputError, match="batch=0 leaves no room"):
+    with pytest.raises(InputError, match="batch=0 is no number of runs"):
         Sweep(gpt2, IDS, [], halve, measure, batch=0)
 
 
