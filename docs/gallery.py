@@ -709,6 +709,50 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Patching",
+        (
+            Mistake(
+                "Prompts of different lengths to patch",
+                """
+                nbsight.activation_patching(
+                    model,
+                    "The Eiffel Tower is in the city of",
+                    "Notre-Dame is in the city of",
+                    answers=(" Paris", " Rome"),
+                )
+                """,
+                "nbsight.activation_patching(",
+            ),
+            Mistake(
+                "A span that is not in the prompt",
+                """
+                nbsight.activation_patching(
+                    model, prompt, "The capital of Italy is", answers=(" Paris", " Rome"), positions=["Spain"]
+                )
+                """,
+                "nbsight.activation_patching(",
+            ),
+            Mistake(
+                "An answer of several tokens",
+                """
+                nbsight.activation_patching(
+                    model, prompt, "The capital of Italy is", answers=(" Constantinople", " Rome")
+                )
+                """,
+                "nbsight.activation_patching(",
+            ),
+            Mistake(
+                "A metric that is one number for all runs",
+                """
+                nbsight.activation_patching(
+                    model, prompt, "The capital of Italy is", metric=lambda logits: logits.max()
+                )
+                """,
+                "nbsight.activation_patching(",
+            ),
+        ),
+    ),
+    Section(
         "Elsewhere",
         (
             Mistake(

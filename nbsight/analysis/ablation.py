@@ -9,7 +9,7 @@ import torch
 
 from nbsight.analysis.chosen import Chosen, words_of
 from nbsight.analysis.growing import Change, stored_values
-from nbsight.analysis.metrics import Answers, metric_of
+from nbsight.analysis.metrics import Answers, metric_of, notes_on
 from nbsight.analysis.stoppable import Stoppable
 from nbsight.analysis.sweep import Sweep
 from nbsight.errors import InputError
@@ -126,9 +126,12 @@ class AblationSweep(Stoppable[Ablation]):
         self.labels, spans = self.chosen.spans(positions, 0, ids)
         points, self._spots = self.chosen.points(spans)
         self.metric = metric_of(model, metric, answers, ids)
+        self.notes = notes_on(model, answers if metric is None or isinstance(metric, str) else None)
         reference = [reference] if isinstance(reference, str) else list(reference)
         change = _change(model, method, reference, self.chosen, ids.shape[1], seed)
-        self._sweep = Sweep(model, ids, points, change, lambda logits: self.metric(logits[:, 0]), batch=batch)
+        self._sweep = Sweep(
+            model, ids, points, change, lambda logits: self.metric.numbers(logits[:, 0]), batch=batch
+        )
         self.prompt = prompt if isinstance(prompt, str) else "".join(words_of(model, ids))
         self._provenance = provenance(
             model,
@@ -169,6 +172,7 @@ class AblationSweep(Stoppable[Ablation]):
             method=self.method,
             metric=self.metric.name,
             unit=self.metric.unit,
+            notes=self.notes,
             provenance={**self._provenance, "batch": self._sweep.rows},
             resume=None if self.is_complete else self.run,
         )

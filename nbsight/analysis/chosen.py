@@ -43,6 +43,11 @@ class Chosen:
         layers: Sequence[int] | None,
         heads: bool | Sequence[int],
     ) -> None:
+        if not isinstance(model, LanguageModel):
+            raise InputError(
+                f"a sweep needs a LanguageModel and was given a {type(model).__name__}. Write "
+                "`nbsight.LanguageModel(model, tokenizer=tokenizer)`."
+            )
         self.model = model
         self.sites = _sites(sites)
         self.layers = _layers(layers, len(last_blocks(model)))
@@ -63,6 +68,8 @@ class Chosen:
         words = words_of(self.model, ids)
         if positions is None:
             return tuple(words), tuple((position,) for position in range(len(words)))
+        if not isinstance(positions, (int, str, slice)) and not len(positions):
+            raise InputError("`positions` is empty; give at least one, or leave it out for all of them.")
         prompts = [tokens_of_ids(self.model, row[0]) for row in (ids, other) if row is not None]
         if not isinstance(positions, dict):
             positions = [positions] if isinstance(positions, (int, str, slice)) else positions
@@ -114,28 +121,33 @@ def words_of(model: LanguageModel, ids: torch.Tensor) -> list[str]:
 def _sites(sites: Sequence[str]) -> tuple[str, ...]:
     sites = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
     unknown = [site for site in sites if site not in SITES]
-    if unknown or not sites:
-        raise InputError(f"there is no site {(unknown or [''])[0]!r}; there are {', '.join(SITES)}.")
+    if unknown:
+        raise InputError(f"there is no site {unknown[0]!r}; there are {', '.join(SITES)}.")
+    if not sites:
+        raise InputError(f"`sites` is empty; give at least one of {', '.join(SITES)}.")
     return sites
 
 
 def _layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    chosen = range(count) if layers is None else layers
-    for layer in chosen:
-        if not -count <= layer < count:
-            raise InputError(f"the model has {count} layers, 0 to {count - 1}; there is no {layer}.")
-    return tuple(dict.fromkeys(int(layer) % count for layer in chosen))
+    return _numbers("layer", range(count) if layers is None else layers, count)
 
 
 def _heads(model: LanguageModel, heads: bool | Sequence[int]) -> tuple[int, ...]:
     if heads is False:
         return ()
     count = int(model.std.n_heads)
-    chosen = range(count) if heads is True else heads
-    for head in chosen:
-        if not 0 <= head < count:
-            raise InputError(f"the model has {count} heads, 0 to {count - 1}; there is no {head}.")
-    return tuple(dict.fromkeys(int(head) for head in chosen))
+    return _numbers("head", range(count) if heads is True else heads, count)
+
+
+def _numbers(what: str, asked: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Indices, counted from the end where they are negative."""
+    asked = [asked] if isinstance(asked, int) else list(asked)
+    for number in asked:
+        if not hasattr(number, "__index__") or not -count <= number < count:
+            raise InputError(f"the model has {count} {what}s, 0 to {count - 1}; there is no {number!r}.")
+    if not asked:
+        raise InputError(f"`{what}s` is empty; give at least one, 0 to {count - 1}.")
+    return tuple(dict.fromkeys(int(number) % count for number in asked))
 
 
 def _of_pair(name: str, span: Any, number: int) -> Any:

@@ -18,7 +18,16 @@ from nbsight.analysis.prefix import Kept, KeysAndValues, Prefix
 from nbsight.analysis.unembedding import hidden_state, last_blocks, unembedding_of
 from nbsight.models.language_model import LanguageModel
 
-__all__ = ["SITES", "Change", "Plain", "Point", "plain_run", "run_points", "stored_values"]
+__all__ = [
+    "SITES",
+    "Change",
+    "Plain",
+    "Point",
+    "is_edited",
+    "plain_run",
+    "run_points",
+    "stored_values",
+]
 
 #: Where a block can be changed, in the order in which it computes them.
 SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -163,8 +172,8 @@ def _forward(
                 known = plain.stream[number][:, start:] if plain is not None else value[:1]
                 place.input = _joined(value, known, number, entries, change, start)
                 _change_inside(model, number, entries, change, start)
-        head.input = head.input[:, [position % length - start for position in read]]
-        logits: torch.Tensor = model.output.logits
+        wanted = [position % length - start for position in read]
+        logits = _logits(model, head, wanted)
     if logits.shape[0] != count or logits.shape[1] != len(read):
         raise RuntimeError(f"the model's logits came out with shape {tuple(logits.shape)} for {count} rows.")
     return logits
@@ -205,7 +214,8 @@ def stored_values(
         By layer and site the value, (position, d_model), at `z` (position, head, d_head); a copy.
     """
     blocks, stored = last_blocks(model), {}
-    with model.trace(ids, grad=False):
+    unembedding = unembedding_of(model, ids)
+    with model.trace(ids, grad=False, use_cache=False, receipts=False):
         for layer in sorted(layers):
             for site in SITES:
                 if site not in sites:
@@ -217,8 +227,22 @@ def stored_values(
                 else:
                     value = model.std.get(site, layer)
                 stored[layer, site] = value[0].clone()
-        logits = model.output.logits[:, -1].clone()
-    return stored, logits
+        logits = _logits(model, model.get(model._path_of(unembedding.head)), [-1])
+    return stored, logits[:, 0].clone()
+
+
+def is_edited(model: LanguageModel) -> bool:
+    """Whether kept edits act in every run of a model."""
+    return any(edit.enabled for edit in model.edits)
+
+
+def _logits(model: LanguageModel, head: Any, wanted: list[int]) -> torch.Tensor:
+    """In a trace: the logits of some positions, computed for these alone."""
+    if not is_edited(model):  # a kept edit may write to the logits of a position
+        head.input = head.input[:, wanted]
+        wanted = list(range(len(wanted)))
+    found: torch.Tensor = model.output.logits[:, wanted]
+    return found
 
 
 def _change_inside(

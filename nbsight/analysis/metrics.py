@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
@@ -23,6 +25,7 @@ __all__ = [
     "log_probability",
     "logit_difference",
     "metric_of",
+    "notes_on",
     "probability",
 ]
 
@@ -49,6 +52,31 @@ class Metric:
     def __call__(self, logits: torch.Tensor) -> Any:
         """The numbers of logits, (row, d_vocab) to (row,)."""
         return self.of(logits)
+
+    def numbers(self, logits: torch.Tensor) -> NDArray[np.float64]:
+        """The same as an array.
+
+        Args:
+            logits: (row, d_vocab).
+
+        Raises:
+            InputError: they are not one number for each row.
+        """
+        found = self.of(logits)
+        if isinstance(found, torch.Tensor):
+            found = found.detach().cpu().double().numpy()
+        try:
+            numbers = np.asarray(found, np.float64)
+        except (TypeError, ValueError):  # words, lists of several lengths
+            said = f"a {type(found).__name__}"
+        else:
+            if numbers.shape == (len(logits),):
+                return numbers
+            said = "None" if found is None else f"shape {numbers.shape}"
+        raise InputError(
+            f"a metric turns logits of shape {tuple(logits.shape)} (row, d_vocab) into one number for each "
+            f"row, shape ({len(logits)},); `{self.name}` gave {said}."
+        )
 
 
 def logit_difference(model: LanguageModel, answer: Token, wrong: Token) -> Metric:
@@ -131,6 +159,29 @@ def kl_divergence(reference: torch.Tensor) -> Metric:
         return (own.exp() * (own - predicted)).sum(-1)
 
     return Metric("KL divergence from the reference", "nats", of)
+
+
+def notes_on(model: LanguageModel, answers: Answers | None) -> list[str]:
+    """What a reader must know of answers that may not be the tokens that were meant.
+
+    Args:
+        model: Whose tokens they are.
+        answers: The right one and the other one.
+    """
+    notes = []
+    for answer in answers or ():
+        if not isinstance(answer, str) or answer[:1].isspace():
+            continue
+        try:
+            with_blank = model.to_single_token(" " + answer)
+        except InputError:  # then only the one without can be meant
+            continue
+        if with_blank != model.to_single_token(answer):
+            notes.append(
+                f"{answer!r} and {' ' + answer!r} are two tokens, and the first was measured; after a word "
+                "the second one follows."
+            )
+    return notes
 
 
 def as_metric(metric: Any) -> Metric:

@@ -11,7 +11,7 @@ import torch
 
 from nbsight.analysis.chosen import Chosen, Spot, words_of
 from nbsight.analysis.growing import Point, stored_values
-from nbsight.analysis.metrics import Answers, Metric, metric_of
+from nbsight.analysis.metrics import Answers, Metric, metric_of, notes_on
 from nbsight.analysis.patch_runs import PatchRuns
 from nbsight.analysis.stoppable import Stoppable
 from nbsight.analysis.sweep import Sweep
@@ -144,13 +144,15 @@ class PatchingSweep(Stoppable[Patching]):
             self._pair(number, clean_ids, other_ids, metric, positions)
             for number, (clean_ids, other_ids) in enumerate(pairs)
         ]
-        self.notes = self._notes_on_prompts()
         self.runs = PatchRuns(
             model,
             *(prompts[0] if _is_list_of_text(prompts) else prompts for prompts in (clean, corrupted)),
             answers=None if self._answers is None else self._answers[0],
             metric=metric,
         )
+        spoken = self._answers if metric is None or isinstance(metric, str) else None
+        said = [note for answers in spoken or () for note in notes_on(model, answers)]
+        self.notes = [*dict.fromkeys(said), *self._notes_on_prompts()]
         self._sweeps: list[Sweep | None] = [None] * len(self.pairs)
         self._ends = [np.nan] * len(self.pairs)
         self._provenance = provenance(
@@ -212,10 +214,9 @@ class PatchingSweep(Stoppable[Patching]):
         self, number: int, clean: torch.Tensor, corrupted: torch.Tensor, metric: Any, positions: Any
     ) -> _Pair:
         if clean.shape != corrupted.shape:
-            raise InputError(
-                "patching position by position needs prompts of equal length. "
-                f"{describe_lengths(self.model.tokenizer, clean[0].tolist(), corrupted[0].tolist())}"
-            )
+            ids = clean[0].tolist(), corrupted[0].tolist()
+            shown = describe_lengths(self.model.tokenizer, *ids, ("clean", "corrupted"))
+            raise InputError(f"patching position by position needs prompts of equal length:\n{shown}")
         base, donor = (corrupted, clean) if self.direction == "denoise" else (clean, corrupted)
         labels, spans = self.chosen.spans(positions, number, base, donor)
         if not self.labels:
@@ -288,7 +289,7 @@ class PatchingSweep(Stoppable[Patching]):
         if sweep is None:
             pair = self.pairs[number]
             stored, logits = stored_values(self.model, pair.donor, self.chosen.sites, self.chosen.layers)
-            self._ends[number] = float(np.asarray(pair.metric(logits)).reshape(-1)[0])
+            self._ends[number] = float(pair.metric.numbers(logits)[0])
 
             def change(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
                 return stored[layer, site][where].to(current.device)
@@ -298,7 +299,7 @@ class PatchingSweep(Stoppable[Patching]):
                 pair.base,
                 pair.points,
                 change,
-                lambda logits: pair.metric(logits[:, 0]),
+                lambda logits: pair.metric.numbers(logits[:, 0]),
                 batch=self.batch,
             )
         return sweep

@@ -88,7 +88,12 @@ def _try_ways(model: LanguageModel) -> Ways:
 
 
 def may_use_prefix(model: LanguageModel, length: int) -> bool:
-    """Whether every position of a prompt that long sees all before it, as a prefix takes for granted."""
+    """Whether a prefix of a prompt that long may be left out.
+
+    Not where positions do not see all before them, nor where a hook of the user's may speak of positions.
+    """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model._model.modules()):
+        return False
     text = text_config(model.config)
     reach = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return all(not size or length <= size for size in reach)

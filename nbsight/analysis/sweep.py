@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nbsight.analysis.growing import Change, Plain, Point, plain_run, run_points
+from nbsight.analysis.growing import Change, Plain, Point, is_edited, plain_run, run_points
 from nbsight.analysis.memory import is_out_of_memory, let_go, rows_that_fit
 from nbsight.analysis.strategy import begin_together, may_use_prefix, ways_of
 from nbsight.errors import InputError
@@ -62,11 +62,14 @@ class Sweep:
         grow: bool | None = None,
         prefix: bool | None = None,
     ) -> None:
-        if batch is not None and batch < 1:
-            raise InputError(f"batch={batch} leaves no room for a run; write 1 or more.")
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
+            raise InputError(f"batch={batch!r} is no number of runs; write 1 or more.")
         self.model, self.ids, self.points = model, ids, tuple(points)
         self.change, self.measure, self.read = change, measure, tuple(read)
         self.grow, self.prefix = grow, prefix
+        if is_edited(model):
+            # A kept edit may speak of rows and positions: each run is as a trace of it would be.
+            batch, self.grow, self.prefix = 1, False, False
         self.values: NDArray[np.float64] | None = None
         self.base: NDArray[np.float64] | None = None
         """The measure of the plain run."""

@@ -158,17 +158,23 @@ def single_token(tokenizer: Any, text: str) -> int:
     raise InputError(f"{text!r} is {len(ids)} tokens, not one: {pieces}.{hint}")
 
 
-def describe_lengths(tokenizer: Any, current: Sequence[int], donor: Sequence[int]) -> str:
+def describe_lengths(
+    tokenizer: Any,
+    current: Sequence[int],
+    donor: Sequence[int],
+    names: tuple[str, str] = ("this prompt", "the value's"),
+) -> str:
     """Two lines with the tokens of two prompts, for a patch whose shapes do not agree.
 
     Args:
         tokenizer: A Hugging Face tokenizer; None shows the ids.
         current: Ids of the prompt that is being run.
         donor: Ids of the prompt that the value came from.
+        names: What the two are called.
     """
     digits = len(str(max(len(current), len(donor))))
     lines = []
-    for name, ids in (("this prompt", current), ("the value's", donor)):
+    for name, ids in zip(names, (current, donor), strict=True):
         shown = [repr(text) for text in str_tokens(tokenizer, ids)] if tokenizer else [str(i) for i in ids]
         if len(shown) > 40:
             shown = [*shown[:24], "…", *shown[-12:]]

@@ -13,11 +13,12 @@ import torch
 from nbsight.analysis.metrics import logit_difference
 from nbsight.analysis.patching import PatchingSweep, activation_patching
 from nbsight.analysis.progress import Progress
-from nbsight.errors import InputError, NbsightWarning
+from nbsight.errors import InputError, NbsightWarning, UnknownArchitectureError
 from nbsight.models import provenance as provenance_of
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.base import load_result
 from nbsight.results.patching import Patching, has_share
+from tests.models.architectures import AVAILABLE, make
 
 CLEAN, CORRUPTED = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
 ANSWERS = (" Paris", " Rome")
@@ -432,6 +433,84 @@ def test_equal_baselines_have_no_share():
     same = Patching(**{**result.__dict__, "clean": np.zeros(2)})
     assert np.isnan(same.recovered).all()
     assert "most recovered" not in repr(same)
+
+
+BAD = [
+    ({"layers": []}, "`layers` is empty; give at least one, 0 to 11"),
+    ({"layers": ["a"]}, "the model has 12 layers, 0 to 11; there is no 'a'"),
+    ({"layers": [-13]}, "there is no -13"),
+    ({"sites": []}, "`sites` is empty; give at least one of resid_pre, z"),
+    ({"sites": ["z"], "heads": [9]}, "the model has 4 heads, 0 to 3; there is no 9"),
+    ({"sites": ["z"], "heads": []}, "`heads` is empty"),
+    ({"positions": []}, "`positions` is empty"),
+    ({"positions": {}}, "`positions` is empty"),
+    ({"positions": {"subject": "London"}}, "'London' does not occur in 'The Colosseum is in the city of'"),
+    ({"positions": {"subject": "i"}}, "'i' occurs 3 times"),
+    ({"answers": (" Rome", " Rome")}, "the two tokens are the same"),
+    ({"answers": ("", " Rome")}, "'' is 0 tokens, not one"),
+    ({"answers": (" Rome", " Paris", " Madrid")}, "answers are the right one and the other one"),
+    ({"answers": (99999, 3)}, "there is no token 99999; the vocabulary has ids 0 to"),
+    ({"batch": 0}, "batch=0 is no number of runs"),
+    ({"batch": 2.5}, "batch=2.5 is no number of runs"),
+    ({"metric": lambda logits: None}, "one number for each row, shape (1,); `metric` gave None"),
+    ({"metric": lambda logits: ["much"]}, "`metric` gave a list"),
+    ({"metric": lambda logits: logits[:, :2]}, "`metric` gave shape (1, 2)"),
+    ({"metric": lambda logits: logits.mean()}, "`metric` gave shape ()"),
+    (
+        {"metric": lambda logits: logits[:1, 0]},
+        "each row, shape (97,); `metric` gave shape (1,)",
+    ),
+    ({"metric": lambda logits: logits[:, 0] * torch.nan}, "the metric gave nan for the plain run"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD, ids=[said[:40] for _, said in BAD])
+def test_bad_input_is_named_on_one_screen(model, options, said):
+    with pytest.raises(InputError) as caught:
+        activation_patching(model, CLEAN, CORRUPTED, **{"answers": ANSWERS, **options})
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) < 12
+
+
+def test_a_module_is_no_language_model(model):
+    with pytest.raises(InputError, match=r"was given a GPT2LMHeadModel\. Write `nbsight\.LanguageModel\("):
+        activation_patching(model._model, CLEAN, CORRUPTED, answers=ANSWERS)
+
+
+def test_a_metric_may_give_arrays_and_lists(model):
+    options = {"layers": [1], "positions": [1, 2]}
+    tensor = activation_patching(model, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 3], **options)
+    array = activation_patching(
+        model, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 3].numpy(), **options
+    )
+    plain = activation_patching(
+        model, CLEAN, CORRUPTED, metric=lambda logits: logits[:, 3].tolist(), **options
+    )
+    assert np.array_equal(tensor.values, array.values)
+    assert np.allclose(tensor.values, plain.values)
+
+
+def test_an_answer_without_its_blank_is_flagged(model):
+    result = activation_patching(model, CLEAN, CORRUPTED, answers=("Paris", " Rome"), layers=[1])
+    assert "'Paris' and ' Paris' are two tokens, and the first was measured" in result.notes[0]
+    assert activation_patching(model, CLEAN, CORRUPTED, answers=ANSWERS, layers=[1]).notes == ()
+
+
+def test_a_site_that_fails_its_check_is_refused_and_the_stream_is_not():
+    module = make(next(one for one in AVAILABLE if one.name == "gpt2"))
+
+    class Adds(type(module.transformer.h[0])):
+        def forward(self, *args, **kwargs):
+            found = super().forward(*args, **kwargs)
+            return found + 1 if isinstance(found, torch.Tensor) else (found[0] + 1, *found[1:])
+
+    for block in module.transformer.h:
+        block.__class__ = Adds
+    model = LanguageModel(module)
+    ids = torch.tensor([[7, 8, 9]]), torch.tensor([[7, 10, 9]])
+    with pytest.raises(UnknownArchitectureError, match="`attn_out` is refused on GPT2LMHeadModel"):
+        activation_patching(model, *ids, answers=(3, 4), sites=["attn_out"])
+    assert activation_patching(model, *ids, answers=(3, 4)).is_complete
 
 
 @pytest.mark.parametrize(

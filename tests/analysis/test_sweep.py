@@ -71,6 +71,11 @@ def gpt2():
     return LanguageModel(make(next(a for a in AVAILABLE if a.name == "gpt2")))
 
 
+@pytest.fixture(scope="module")
+def llama():
+    return LanguageModel(make(next(a for a in AVAILABLE if a.name == "llama")))
+
+
 @pytest.mark.parametrize("architecture", AVAILABLE, ids=str)
 def test_every_run_equals_a_plain_hook(architecture):
     module = make(architecture)
@@ -193,7 +198,7 @@ def test_a_metric_of_the_wrong_shape_or_without_a_number_is_named(gpt2, metric, 
 
 
 def test_a_batch_of_no_rows_is_refused(gpt2):
-    with pytest.raises(InputError, match="batch=0 leaves no room"):
+    with pytest.raises(InputError, match="batch=0 is no number of runs"):
         Sweep(gpt2, IDS, [], halve, measure, batch=0)
 
 
@@ -245,7 +250,7 @@ def test_a_prefix_changes_nothing(architecture, monkeypatch):
 
 @pytest.mark.parametrize("grow", [True, False])
 @pytest.mark.parametrize("site", ["z", "attn_out", "resid_mid", "mlp_out"])
-def test_a_prefix_changes_nothing_inside_blocks(gpt2, monkeypatch, site, grow):
+def test_a_prefix_changes_nothing_inside_blocks(llama, monkeypatch, site, grow):
     monkeypatch.setattr(strategy, "_fixed_positions", lambda block: 0.0)
     points = [
         Point(layer, site, (place,), (head,) if site == "z" else None)
@@ -257,8 +262,8 @@ def test_a_prefix_changes_nothing_inside_blocks(gpt2, monkeypatch, site, grow):
     def change(layer, site, where, current):
         return current * (layer - 3) * (where[0][:, None] + 1)
 
-    plain = Sweep(gpt2, LONG, points, change, measure, grow=False, prefix=False)
-    quick = Sweep(gpt2, LONG, points, change, measure, grow=grow, prefix=True)
+    plain = Sweep(llama, LONG, points, change, measure, grow=False, prefix=False)
+    quick = Sweep(llama, LONG, points, change, measure, grow=grow, prefix=True)
     for sweep in (plain, quick):
         sweep.run()
     assert (plain.prefix, quick.prefix) == (False, True)
@@ -268,16 +273,16 @@ def test_a_prefix_changes_nothing_inside_blocks(gpt2, monkeypatch, site, grow):
     assert len({round(float(value), 6) for value in (*first, plain.base)}) == len(first) + 1
 
 
-def test_positions_that_are_read_are_computed(gpt2, monkeypatch):
+def test_positions_that_are_read_are_computed(llama, monkeypatch):
     monkeypatch.setattr(strategy, "_fixed_positions", lambda block: 0.0)
     points = [Point(0, "resid_post", (place,)) for place in (3, 20)]
 
     def both(logits):
         return logits[:, :, TOKEN]
 
-    sweep = Sweep(gpt2, LONG, points, halve, both, read=(10, -1), prefix=True)
+    sweep = Sweep(llama, LONG, points, halve, both, read=(10, -1), prefix=True)
     sweep.run()
-    plain = Sweep(gpt2, LONG, points, halve, both, read=(10, -1), grow=False, prefix=False)
+    plain = Sweep(llama, LONG, points, halve, both, read=(10, -1), grow=False, prefix=False)
     plain.run()
     np.testing.assert_allclose(sweep.values, plain.values, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sweep.values[1, 0], sweep.base[0], atol=1e-5)  # read before it is changed
@@ -294,6 +299,51 @@ def test_a_prompt_longer_than_a_sliding_window_takes_no_prefix():
     assert not sweep.prefix
     want = [float(by_hook(module, architecture.blocks, point, LONG)[TOKEN]) for point in points]
     np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_hook_of_the_users_takes_no_prefix(gpt2, monkeypatch):
+    monkeypatch.setattr(strategy, "_fixed_positions", lambda block: 0.0)
+
+    def hook(module, args, output):
+        output = output.clone()
+        output[:, 2] = 0
+        return output
+
+    points = [Point(0, "resid_post", (place,)) for place in (3, 20)]
+    handle = gpt2._model.transformer.h[1].mlp.register_forward_hook(hook)
+    try:
+        sweep = Sweep(gpt2, LONG, points, halve, measure)
+        sweep.run()
+        want = [float(by_hook(gpt2._model, "transformer.h", point, LONG)[TOKEN]) for point in points]
+    finally:
+        handle.remove()
+    assert not sweep.prefix
+    np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kept_edit_acts_in_every_run_as_in_a_trace(gpt2):
+    with gpt2.edit() as edited:
+        gpt2.transformer.h[0].mlp.output[0, 4] = 1.0  # this row, this position
+        gpt2.lm_head.output[:, 20, TOKEN] += 2.0  # not the position that is read
+        gpt2.lm_head.output[:, -1, TOKEN] += 3.0
+
+    def zero(module, args, output):
+        output = output.clone()
+        output[:, 4] = 1.0
+        return output
+
+    points = [Point(layer, "resid_post", (place,)) for layer in (0, 1) for place in (5, 23)]
+    sweep = Sweep(edited, LONG, points, halve, measure)
+    sweep.run()
+    handle = gpt2._model.transformer.h[0].mlp.register_forward_hook(zero)
+    try:
+        want = [3 + float(by_hook(gpt2._model, "transformer.h", point, LONG)[TOKEN]) for point in points]
+    finally:
+        handle.remove()
+    np.testing.assert_allclose(sweep.values, want, rtol=1e-4, atol=1e-5)
+    plain = Sweep(gpt2, LONG, points, halve, measure)  # the model itself is as it was
+    plain.run()
+    assert np.abs(plain.values - sweep.values).min() > 1
 
 
 def cost(groups, points, layers, length, fixed):
