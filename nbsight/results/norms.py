@@ -22,6 +22,8 @@ __all__ = ["Norms"]
 #: What each part is written into.
 STREAM_OF = {"attn_out": "resid_pre", "mlp_out": "resid_mid"}
 _SPIKE = 5.0
+#: Channels that the text names.
+NAMED = 3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -184,4 +186,7 @@ class Norms(Result):
 
     def _said(self) -> list[str]:
         notes = [f"note: {note}" for note in self.notes]
-        return [*notes, "tokens: " + " ".join(visible(token) for token in self.tokens[:24])]
+        sizes = self.channel_size.max(0)[:NAMED]
+        largest = ", ".join(f"{name} ({size:.2g})" for name, size in zip(self.channels, sizes, strict=False))
+        channels = f"largest channels, in times the median one: {largest}"
+        return [*notes, channels, "tokens: " + " ".join(visible(token) for token in self.tokens[:24])]

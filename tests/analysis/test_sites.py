@@ -297,6 +297,8 @@ def test_an_outlier_channel_and_a_large_first_position_are_named():
     assert "the first position is up to" in first
     assert "channel 17 is up to" in second
     assert first in repr(norms)
+    largest = norms.channel_size[:, 0].max()
+    assert f"largest channels, in times the median one: 17 ({largest:.2g})," in repr(norms)
 
 
 def test_an_even_stream_has_nothing_to_note():
