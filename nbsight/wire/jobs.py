@@ -30,7 +30,16 @@ from nbsight.wire.reads import needed_names
 from nbsight.wire.source import block_text, compile_text, parse_text, show
 from nbsight.wire.tensors import TensorReader
 
-__all__ = ["Parcel", "Program", "decode_job", "encode_job", "fingerprint", "pack_job", "tree_lines"]
+__all__ = [
+    "Parcel",
+    "Program",
+    "check_tree",
+    "decode_job",
+    "encode_job",
+    "fingerprint",
+    "pack_job",
+    "tree_lines",
+]
 
 
 class Parcel(NamedTuple):
@@ -221,14 +230,7 @@ def decode_job(
         RemoteError: the message is not well formed, or is about another model.
     """
     job = messages.unpack(header, messages.JobHeader)
-    here = fingerprint(root._module)
-    if job.model.tree != here:
-        raise RemoteError(
-            f"the block was written for {job.model.id} ({job.model.tree[:12]}) and the model here is "
-            f"{_model_ref(root).id} ({here[:12]}): their modules differ. Load the same model, with the "
-            f"same transformers, on both sides (the block's side has {job.client.transformers or 'none'}, "
-            f"this one {_version('transformers') or 'none'})."
-        )
+    check_tree(job, root)
     decoder = Decoder(
         root,
         TensorReader(job.tensors, blob, place),
@@ -256,6 +258,22 @@ def decode_job(
         edits=[(_edit_here(edit, decoder), edit.inplace) for edit in job.edits],
         aliases=job.model.aliases,
     )
+
+
+def check_tree(job: messages.JobHeader, root: Envoy) -> None:
+    """Raise if a job was written for another model.
+
+    Raises:
+        RemoteError: their modules differ.
+    """
+    here = fingerprint(root._module)
+    if job.model.tree != here:
+        raise RemoteError(
+            f"the block was written for {job.model.id} ({job.model.tree[:12]}) and the model here is "
+            f"{_model_ref(root).id} ({here[:12]}): their modules differ. Load the same model, with the "
+            f"same transformers, on both sides (the block's side has {job.client.transformers or 'none'}, "
+            f"this one {_version('transformers') or 'none'})."
+        )
 
 
 def _edit_here(edit: messages.EditText, decoder: Decoder) -> Edit:
