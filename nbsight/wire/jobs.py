@@ -130,11 +130,10 @@ def pack_job(job: Job) -> Parcel:
 
 
 def _encode(job: Job, encoder: Encoder, *, leaves: bool) -> tuple[bytes, bytes, dict[int, Any]]:
-    source, line = block_text(job.block, job.lines)
-    tree = parse_text(source, line)
+    source, line, needed = _text(job.block, job.lines)
     captures: dict[str, Any] = {}
     withheld: dict[str, str] = {}
-    for name, at in needed_names(tree).items():
+    for name, at in needed.items():
         if name not in job.values or name == job.target:
             continue
         try:
@@ -166,6 +165,19 @@ def _encode(job: Job, encoder: Encoder, *, leaves: bool) -> tuple[bytes, bytes, 
     return messages.pack(header), blob, encoder.objects
 
 
+#: What is known of blocks that were sent: a loop sends one many times, and looking takes milliseconds.
+_texts: WeakKeyDictionary[Block, tuple[str, int, dict[str, int]]] = WeakKeyDictionary()
+
+
+def _text(block: Block, lines: list[str] | None) -> tuple[str, int, dict[str, int]]:
+    """A block's text, the number of its first line, and the names that it needs, with their lines."""
+    known = _texts.get(block)
+    if known is None:
+        source, line = block_text(block, lines)
+        known = _texts[block] = (source, line, needed_names(parse_text(source, line)))
+    return known
+
+
 def _block(
     block: Block, source: str, line: int, encoder: Encoder, target: str | None = None
 ) -> messages.BlockText:
@@ -175,8 +187,8 @@ def _block(
 def _edit(edit: Edit, encoder: Encoder, model: Envoy) -> messages.EditText:
     block, captures = edit.block, {}
     lines = linecache.getlines(block.filename, edit.outer)
-    source, line = block_text(block, lines or None)
-    for name, at in needed_names(parse_text(source, line)).items():
+    source, line, needed = _text(block, lines or None)
+    for name, at in needed.items():
         if name in block.targets:
             continue
         found = edit.values.get(name, edit.outer.get(name, encoder))
@@ -321,11 +333,11 @@ def tree_lines(module: nn.Module) -> list[str]:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A digest of a module tree (`tree_lines`)."""
+    """A digest of a module tree (`tree_lines`), 128 bits in hex."""
     stamp = _stamp(module)
     known = _digests.get(module)
     if known is None or known[0] != stamp:
-        digest = hashlib.sha256("\n".join(tree_lines(module)).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(tree_lines(module)).encode()).hexdigest()[:32]
         known = _digests[module] = (stamp, digest)
     return known[1]
 
