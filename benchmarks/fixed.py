@@ -1,4 +1,3 @@
-# ruff: noqa: F841  (blocks bind values that nobody uses: that is what is timed)
 """What a trace costs by itself: on a module that does nothing, repeated and for the first time."""
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import fixed, lens, processes, sweeps, traces
+from benchmarks import fixed, lens, processes, remote, sweeps, traces
 from benchmarks.subjects import nnsight, subject
 from benchmarks.table import HEADER, Row, line
 
@@ -62,6 +62,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "gradients": lambda: traces.gradients(tiny, "tiny", some, 0.70, 0.60) + large("gradients"),
         "memory": lambda: processes.memory(quick),
         "threads": processes.threads,
+        "remote": lambda: remote.remote(few * 10),
         "importing": lambda: processes.importing(few),
     }
 

@@ -1,4 +1,3 @@
-# ruff: noqa: F841  (blocks read values that nobody uses: that is what is timed)
 """A layer × position patching sweep: nbsight's engine, and what the peers do instead."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: B007, B018, F841  (blocks read values that nobody uses: that is what is timed)
+# ruff: noqa: B007, B018  (blocks read values that nobody uses: that is what is timed)
 """What is done in one forward: reads, saves, edits, generation, gradients, with every contestant.
 
 Every function here does one thing several ways and returns the rows of the table that come of it.

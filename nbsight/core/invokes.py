@@ -53,6 +53,29 @@ class Invoker:
         return f"invoke of {given}{line}"
 
     def __enter__(self) -> Invoker:
+        self._prepare()
+        frame = sys._getframe(1)
+        block = block_at(frame, _OPENERS)
+        if block is None:
+            self._start_in_place(frame)
+            return self
+        self._keep(block, frame_values(frame, block.loads), frame)
+        self._undo = skip_body(frame)
+        return self
+
+    def take(self, block: Block, values: dict[str, Any], frame: FrameType) -> None:
+        """Wait with a body that somebody else has found, in the stead of a `with` statement.
+
+        Args:
+            block: The body.
+            values: What the names that it reads mean.
+            frame: Where the names that it binds go.
+        """
+        self._prepare()
+        self._keep(block, values, frame)
+        self.tracer.invokes.append(self)
+
+    def _prepare(self) -> None:
         tracer = self.tracer
         if tracer.run is not None:
             raise InputError(
@@ -63,17 +86,10 @@ class Invoker:
         root = tracer.root
         if root._has_input(self.args, self.kwargs):
             self.prepared = root._prepare(self.args, self.kwargs)
-        frame = sys._getframe(1)
-        block = block_at(frame, _OPENERS)
-        if block is None:
-            self._start_in_place(frame)
-            return self
-        self.block = block
-        self.frame = frame
-        self.values = frame_values(frame, block.loads)
+
+    def _keep(self, block: Block, values: dict[str, Any], frame: FrameType) -> None:
+        self.block, self.values, self.frame = block, values, frame
         self.side = side_now()
-        self._undo = skip_body(frame)
-        return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
         if self.block is None:

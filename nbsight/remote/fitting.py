@@ -10,6 +10,8 @@ from nbsight.remote.client import Client
 from nbsight.wire.api import ServerInfo
 from nbsight.wire.jobs import fingerprint, tree_lines
 from nbsight.wire.messages import PROTOCOL
+from nbsight.wire.programs import why_no_program
+from nbsight.wire.source import block_text, parse_text
 
 __all__ = ["check_fits"]
 
@@ -30,6 +32,8 @@ def check_fits(client: Client, info: ServerInfo, job: Job) -> None:
             "nbsight "
             "on both sides."
         )
+    if info.tier == "program":
+        _check_program(client, job)
     root = job.model
     loader = root.__dict__.get("_loader")
     if loader is None:
@@ -55,6 +59,17 @@ def check_fits(client: Client, info: ServerInfo, job: Job) -> None:
         )
     if there is not None and there.tree and there.tree != fingerprint(root._module):
         raise RemoteError(_difference(client, info, name, root))
+
+
+def _check_program(client: Client, job: Job) -> None:
+    source, line = block_text(job.block, job.lines)
+    why = why_no_program(parse_text(source, line), source, line)
+    if why is not None:
+        raise RemoteError(
+            f"the server at {client.url} interprets blocks and does not execute them, and this one is not "
+            "of the "
+            f"kind that it takes: {why}"
+        )
 
 
 def _difference(client: Client, info: ServerInfo, name: str, root: Any) -> str:

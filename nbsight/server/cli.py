@@ -47,7 +47,7 @@ def main() -> None:
 @click.option("--api-keys", type=click.Path(path_type=Path), help="A file of `owner key` lines.")
 @click.option("--data", type=click.Path(path_type=Path), help="The folder that holds the jobs.")
 @click.option("--timeout", default=600.0, show_default=True, help="Seconds that a job may run.")
-@click.option("--memory", default=0.0, help="GB that a job may take beyond its model; 0: no limit.")
+@click.option("--memory", type=float, help="GB a job may take beyond its model; 0: no limit. [program: 4]")
 @click.option("--max-result", default=4.0, show_default=True, help="GB of a result.")
 @click.option("--max-request", default=1.0, show_default=True, help="GB of a job.")
 @click.option("--max-queued", default=1000, show_default=True, help="Jobs of one owner that wait.")
@@ -63,7 +63,6 @@ def serve_command(models: tuple[str, ...], **given: Any) -> None:
 def _settings(models: tuple[str, ...], given: dict[str, Any]) -> Settings:
     tier: Tier = given["tier"] or ("local" if is_loopback(given["host"]) else "program")
     options = {name: given[name] for name in ("device_map", "dtype") if given[name]}
-    limits = replace_limits(given)
     return Settings(
         models=tuple(dict.fromkeys(models)),
         data=given["data"] or data_dir() / "jobs",
@@ -74,16 +73,19 @@ def _settings(models: tuple[str, ...], given: dict[str, Any]) -> Settings:
         workers=given["workers"],
         loads=tier == "local" if given["loads"] is None else given["loads"],
         options=options,
-        limits=limits,
+        limits=_limits(tier, given),
     )
 
 
-def replace_limits(given: dict[str, Any]) -> Limits:
+def _limits(tier: Tier, given: dict[str, Any]) -> Limits:
     """The limits that the options ask for."""
     giga = 2**30
+    memory = given["memory"]
+    if memory is None:  # who is not trusted is limited even when nobody thinks of it
+        memory = 0.0 if tier == "local" else 4.0
     return Limits(
         seconds=given["timeout"],
-        memory=int(given["memory"] * giga),
+        memory=int(memory * giga),
         request=int(given["max_request"] * giga),
         result=int(given["max_result"] * giga),
         queued=given["max_queued"],

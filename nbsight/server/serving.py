@@ -42,7 +42,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
             raise RefusedToStart(
                 "a server for others needs their keys: `--api-keys FILE` with `owner key` lines."
             )
-        token = new_key()
+        token = _own_key(settings.data)
         settings = replace(settings, keys={digest_of(token): user_name()})
     store = _store(settings.data)
     listener = _listener(settings)
@@ -70,6 +70,22 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
         listener.close()
         if file is not None:
             forget(file)
+
+
+def _own_key(folder: Path) -> str:
+    """This user's own key: the same when the server is started anew, so that who waits for a job goes on."""
+    path = folder / "key"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.exists() and path.stat().st_mode & 0o077 == 0 and path.stat().st_uid == os.getuid():
+            return path.read_text(encoding="ascii").strip()
+        key = new_key()
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key)
+    except (OSError, ValueError) as error:
+        raise RefusedToStart(f"the folder {folder} cannot be used: {error}") from None
+    return key
 
 
 def _store(folder: Path) -> Store:

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -45,6 +45,9 @@ class Decoder:
         known: The objects of this end that the message may name by number.
         codes: Everything that will be decoded, so that a reference may come before its object.
     """
+
+    #: What each tag means; a place that takes less has fewer.
+    rules: ClassVar[dict[str, Rule]]
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class Decoder:
         if type(code) is not dict:
             raise RemoteError(f"the message holds a bare {type(code).__name__}.")
         tag = next((key for key in code if key[:1] == "$"), None)
-        rule = _RULES.get(tag or "")
+        rule = self.rules.get(tag or "")
         if rule is None:
             raise RemoteError(
                 f"the message holds {tag or 'an untagged object'}, which this nbsight does not know."
@@ -406,3 +409,5 @@ _RULES: dict[str, Rule] = {
     "$fn": _function,
     "$missing": lambda self, parts, code: NotHere(*map(str, parts)),
 }
+
+Decoder.rules = _RULES

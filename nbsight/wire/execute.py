@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nbsight.core.backend import running_job
+from nbsight.core.edits import Edit
 from nbsight.core.envoy import Envoy
 from nbsight.core.session import Session
 from nbsight.core.tracer import Tracer
@@ -16,7 +17,7 @@ from nbsight.errors import RemoteError
 from nbsight.wire.jobs import Program, decode_job
 from nbsight.wire.results import Watch, encode_result
 
-__all__ = ["answer", "run_program"]
+__all__ = ["answer", "run_program", "with_edits"]
 
 
 def answer(header: bytes, blob: bytes, root: Any) -> tuple[bytes, bytes]:
@@ -34,27 +35,32 @@ def answer(header: bytes, blob: bytes, root: Any) -> tuple[bytes, bytes]:
     root._load()
     program = decode_job(header, blob, root)
     watch = Watch(program.objects, program.names)
-    with as_sent(program, root) as model:
-        bound, saved = run_program(program, model)
-        return encode_result(model, bound, watch, saved)
+    with with_edits(root, program.edits, program.aliases):
+        bound, saved = run_program(program, root)
+        return encode_result(root, bound, watch, saved)
 
 
 @contextmanager
-def as_sent(program: Program, root: Any) -> Iterator[Any]:
-    """The model as the sender has it: with the kept edits and other names that came along."""
-    if not program.edits and not program.aliases:
-        yield root
-        return
+def with_edits(root: Any, edits: list[tuple[Edit, bool]], aliases: dict[str, str]) -> Iterator[None]:
+    """Let the model have the kept edits and the other names that came along, and its own again afterwards.
+
+    Args:
+        edits: Edits, and whether each edits the model itself.
+        aliases: Other names of modules, by path.
+    """
     own = root.__dict__  # envoys write to the model, not to themselves
+    if not edits and not aliases:
+        yield
+        return
     before = {name: own[name] for name in ("_edits", "_aliases") if name in own}
     copy = root._light_copy()
     try:
-        for edit, inplace in program.edits:
+        for edit, inplace in edits:
             edit.owner = root if inplace else copy
-        own["_edits"] = [edit for edit, _ in program.edits]
+        own["_edits"] = [edit for edit, _ in edits]
         if "_aliases" in before:
-            own["_aliases"] = dict(program.aliases)
-        yield root
+            own["_aliases"] = dict(aliases)
+        yield
     finally:
         own.update(before)
 

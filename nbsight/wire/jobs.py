@@ -30,7 +30,16 @@ from nbsight.wire.reads import needed_names
 from nbsight.wire.source import block_text, compile_text, parse_text, show
 from nbsight.wire.tensors import TensorReader
 
-__all__ = ["Parcel", "Program", "decode_job", "encode_job", "fingerprint", "pack_job", "tree_lines"]
+__all__ = [
+    "Parcel",
+    "Program",
+    "check_tree",
+    "decode_job",
+    "encode_job",
+    "fingerprint",
+    "pack_job",
+    "tree_lines",
+]
 
 
 class Parcel(NamedTuple):
@@ -121,11 +130,10 @@ def pack_job(job: Job) -> Parcel:
 
 
 def _encode(job: Job, encoder: Encoder, *, leaves: bool) -> tuple[bytes, bytes, dict[int, Any]]:
-    source, line = block_text(job.block, job.lines)
-    tree = parse_text(source, line)
+    source, line, needed = _text(job.block, job.lines)
     captures: dict[str, Any] = {}
     withheld: dict[str, str] = {}
-    for name, at in needed_names(tree).items():
+    for name, at in needed.items():
         if name not in job.values or name == job.target:
             continue
         try:
@@ -157,6 +165,19 @@ def _encode(job: Job, encoder: Encoder, *, leaves: bool) -> tuple[bytes, bytes, 
     return messages.pack(header), blob, encoder.objects
 
 
+#: What is known of blocks that were sent: a loop sends one many times, and looking takes milliseconds.
+_texts: WeakKeyDictionary[Block, tuple[str, int, dict[str, int]]] = WeakKeyDictionary()
+
+
+def _text(block: Block, lines: list[str] | None) -> tuple[str, int, dict[str, int]]:
+    """A block's text, the number of its first line, and the names that it needs, with their lines."""
+    known = _texts.get(block)
+    if known is None:
+        source, line = block_text(block, lines)
+        known = _texts[block] = (source, line, needed_names(parse_text(source, line)))
+    return known
+
+
 def _block(
     block: Block, source: str, line: int, encoder: Encoder, target: str | None = None
 ) -> messages.BlockText:
@@ -166,8 +187,8 @@ def _block(
 def _edit(edit: Edit, encoder: Encoder, model: Envoy) -> messages.EditText:
     block, captures = edit.block, {}
     lines = linecache.getlines(block.filename, edit.outer)
-    source, line = block_text(block, lines or None)
-    for name, at in needed_names(parse_text(source, line)).items():
+    source, line, needed = _text(block, lines or None)
+    for name, at in needed.items():
         if name in block.targets:
             continue
         found = edit.values.get(name, edit.outer.get(name, encoder))
@@ -221,14 +242,7 @@ def decode_job(
         RemoteError: the message is not well formed, or is about another model.
     """
     job = messages.unpack(header, messages.JobHeader)
-    here = fingerprint(root._module)
-    if job.model.tree != here:
-        raise RemoteError(
-            f"the block was written for {job.model.id} ({job.model.tree[:12]}) and the model here is "
-            f"{_model_ref(root).id} ({here[:12]}): their modules differ. Load the same model, with the "
-            f"same transformers, on both sides (the block's side has {job.client.transformers or 'none'}, "
-            f"this one {_version('transformers') or 'none'})."
-        )
+    check_tree(job, root)
     decoder = Decoder(
         root,
         TensorReader(job.tensors, blob, place),
@@ -256,6 +270,22 @@ def decode_job(
         edits=[(_edit_here(edit, decoder), edit.inplace) for edit in job.edits],
         aliases=job.model.aliases,
     )
+
+
+def check_tree(job: messages.JobHeader, root: Envoy) -> None:
+    """Raise if a job was written for another model.
+
+    Raises:
+        RemoteError: their modules differ.
+    """
+    here = fingerprint(root._module)
+    if job.model.tree != here:
+        raise RemoteError(
+            f"the block was written for {job.model.id} ({job.model.tree[:12]}) and the model here is "
+            f"{_model_ref(root).id} ({here[:12]}): their modules differ. Load the same model, with the "
+            f"same transformers, on both sides (the block's side has {job.client.transformers or 'none'}, "
+            f"this one {_version('transformers') or 'none'})."
+        )
 
 
 def _edit_here(edit: messages.EditText, decoder: Decoder) -> Edit:
@@ -303,11 +333,11 @@ def tree_lines(module: nn.Module) -> list[str]:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A digest of a module tree (`tree_lines`)."""
+    """A digest of a module tree (`tree_lines`), 128 bits in hex."""
     stamp = _stamp(module)
     known = _digests.get(module)
     if known is None or known[0] != stamp:
-        digest = hashlib.sha256("\n".join(tree_lines(module)).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(tree_lines(module)).encode()).hexdigest()[:32]
         known = _digests[module] = (stamp, digest)
     return known[1]
 

@@ -48,7 +48,7 @@ HEADER = 64 * 2**20
 _SHORT = 256
 
 
-class Client(msgspec.Struct, frozen=True):
+class Client(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who wrote the message; for the sentence that explains a difference."""
 
     nbsight: str
@@ -57,7 +57,7 @@ class Client(msgspec.Struct, frozen=True):
     transformers: str = ""
 
 
-class ModelRef(msgspec.Struct, frozen=True):
+class ModelRef(msgspec.Struct, frozen=True, omit_defaults=True):
     """The model that a block was written for.
 
     Args:
@@ -79,7 +79,7 @@ class ModelRef(msgspec.Struct, frozen=True):
     aliases: dict[str, str] = {}
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """How one tensor lies in the blob.
 
     Args:
@@ -103,7 +103,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     requires_grad: bool = False
 
 
-class BlockText(msgspec.Struct, frozen=True):
+class BlockText(msgspec.Struct, frozen=True, omit_defaults=True):
     """A block as text.
 
     Args:
@@ -123,7 +123,7 @@ class BlockText(msgspec.Struct, frozen=True):
     format: Literal["python"] = "python"
 
 
-class EditText(msgspec.Struct, frozen=True):
+class EditText(msgspec.Struct, frozen=True, omit_defaults=True):
     """A kept edit of the model, which acts in every run of the job.
 
     Args:
@@ -139,14 +139,14 @@ class EditText(msgspec.Struct, frozen=True):
     inplace: bool
 
 
-class FunctionSpace(msgspec.Struct, frozen=True):
+class FunctionSpace(msgspec.Struct, frozen=True, omit_defaults=True):
     """The globals of functions that travel; `shared` says that the block itself lives there too."""
 
     names: dict[str, Any]
     shared: bool = False
 
 
-class Options(msgspec.Struct, frozen=True):
+class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     """What holds for the whole job."""
 
     grad: bool | None = None
@@ -154,7 +154,7 @@ class Options(msgspec.Struct, frozen=True):
     grad_enabled: bool = True
 
 
-class JobHeader(msgspec.Struct, frozen=True):
+class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """A block on its way to where it runs.
 
     Args:
@@ -178,7 +178,7 @@ class JobHeader(msgspec.Struct, frozen=True):
     edits: list[EditText] = []
 
 
-class ResultHeader(msgspec.Struct, frozen=True):
+class ResultHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a block bound.
 
     Args:

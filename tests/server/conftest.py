@@ -46,3 +46,11 @@ def ada(running: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServe
     monkeypatch.setenv("NBSIGHT_HOST", running.url)
     monkeypatch.setenv("NBSIGHT_API_KEY", KEYS["ada"])
     return running
+
+
+@pytest.fixture(scope="session")
+def program_server(tmp_path_factory: pytest.TempPathFactory):
+    """A server that interprets blocks, for jobs of at most five seconds."""
+    options = ("--tier", "program", "--timeout", "5", "--memory", "2")
+    with server(tmp_path_factory.mktemp("program"), *options) as it:
+        yield it

@@ -48,7 +48,7 @@ def test_a_job_is_json_and_safetensors_and_says_who_wrote_it():
     assert message["client"]["torch"] == torch.__version__
     assert message["captures"] == {"model": {"$envoy": ""}, "x": 1}
     assert message["program"]["source"] == TEXT
-    assert len(message["model"]["tree"]) == 64
+    assert len(message["model"]["tree"]) == 32
     assert unframe(frame(header, blob)) == (header, blob)
     assert b"pickle" not in frame(header, blob)
 
