@@ -142,6 +142,7 @@ describe('the sidebar', () => {
       children: vi.fn(async () => modules),
       find: vi.fn(async () => found),
       insert: vi.fn(),
+      insertCell: vi.fn(),
       openModule: vi.fn(),
       openValue: vi.fn(),
       act: vi.fn(async () => ''),
@@ -324,6 +325,24 @@ describe('the sidebar', () => {
     expect(one('[data-job]')).toBe(row);
     expect(row.querySelector<HTMLElement>('.jp-nbsight-cancel')!.hidden).toBe(true);
     expect(row.dataset.state).toBe('done');
+  });
+
+  it('says where a remote job is, and offers the code that fetches its result', () => {
+    const job = {
+      ...told[1]!.job,
+      kind: 'remote',
+      total: null,
+      done: 0,
+      note: 'waits, place 3',
+      code: 'x = 1'
+    };
+    show(first.state, { jobs: jobsOf({ ...told[1]!, job }) });
+    expect(one('[data-job] .jp-nbsight-detail').textContent).toBe('waits, place 3');
+    expect(one('.jp-nbsight-fetch').hidden).toBe(true);
+    show(first.state, { jobs: jobsOf({ ...told[1]!, job: { ...job, state: 'lost', note: '' } }) });
+    expect(one('[data-job] .jp-nbsight-detail').textContent).toBe('goes on without its kernel');
+    one('.jp-nbsight-fetch').click();
+    expect(actions.insertCell).toHaveBeenCalledWith('x = 1');
   });
 
   it('shows what runs in another notebook, also when this one has no nbsight', () => {

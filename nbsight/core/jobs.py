@@ -53,7 +53,10 @@ class Job:
         error: What went wrong, if it failed.
         began, ended: Times, in seconds since 1970.
         log: The lines that it said, the last thousand.
+        code: A cell that fetches what came of it, where that is not at hand.
     """
+
+    code = ""
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class Job:
         self.done = self.done + by if to is None else to
         if note is not None:
             self.note = note
-        if self.state == "queued":
+        if self.state == "queued" and by:
             self.start()
         else:
             self._tell()

@@ -191,7 +191,7 @@ def job_row(job: jobs.Job) -> dict[str, Any]:
         "seconds": job.seconds,
         "detached": job.is_detached,
         "lines": len(job.log),
-        "hasResult": job.result is not None,
+        "code": job.code,
     }
 
 

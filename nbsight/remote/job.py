@@ -15,6 +15,7 @@ import msgspec
 
 from nbsight import errors
 from nbsight.errors import RemoteError
+from nbsight.remote import listed
 from nbsight.remote.client import Client, Event, Unreachable
 from nbsight.remote.progress import Progress, progress_line
 from nbsight.remote.tables import duration, size
@@ -52,7 +53,10 @@ class RemoteJob:
     Attributes:
         log: What the block has printed, as far as it has been heard.
         progress: How far it has come, in words.
+        row: Its row in the lists of jobs, in the process that sent it.
     """
+
+    row: Any = None
 
     def __init__(
         self,
@@ -82,6 +86,11 @@ class RemoteJob:
     def id(self) -> str:
         """The job's id."""
         return self.job_id
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, as far as that has been heard."""
+        return None if self._error is None else f"{self._error.kind}: {self._error.message}"
 
     def info(self) -> JobInfo:
         """What the server says of it now."""
@@ -116,6 +125,7 @@ class RemoteJob:
     def cancel(self) -> RemoteJob:
         """End the job."""
         self.state = self.client.cancel(self.job_id).state
+        listed.tell(self)
         return self
 
     def result(self, timeout: float | None = None, *, verbose: bool = True) -> dict[str, Any]:
@@ -194,6 +204,7 @@ class RemoteJob:
         elif event.kind == "log":
             line.close()
             self._print(data)
+        listed.tell(self, str(data.get("text", "")) if event.kind == "log" else "")
 
     def _changed(self, data: dict[str, Any]) -> None:
         self.state = data["state"]
@@ -235,6 +246,7 @@ class RemoteJob:
         if self.state in FINAL or not self.job_id:
             return
         name = self.job_id[:8]
+        listed.detach(self)
         print(
             f"job {name} goes on without this cell; interrupt again now to cancel it, or find it later: "
             f"nbsight.jobs[{name!r}]",

@@ -6,12 +6,14 @@ import dataclasses
 from typing import Any
 
 from nbsight.core.backend import Job
+from nbsight.core.displays import name_of
 from nbsight.core.tracebacks import users_part
 from nbsight.errors import RemoteError
 from nbsight.remote.addresses import find_client
 from nbsight.remote.client import Client
 from nbsight.remote.fitting import check_fits
 from nbsight.remote.job import RemoteJob, Sender
+from nbsight.remote.listed import list_job
 from nbsight.remote.options import Options, take_options
 from nbsight.wire.jobs import pack_job
 from nbsight.wire.messages import frame
@@ -75,4 +77,6 @@ def send(client: Client, job: Job, options: Options) -> RemoteJob:
     if first is None or first.kind != "job":
         raise RemoteError(f"what answers at {client.url} is no nbsight server: it named no job.")
     sender = Sender(job.model, parcel.objects, parcel.files)
-    return RemoteJob(client, first.data["id"], sender, stream)
+    sent = RemoteJob(client, first.data["id"], sender, stream)
+    list_job(sent, job.kind, name_of(job.model), is_detached=not options.blocking)
+    return sent

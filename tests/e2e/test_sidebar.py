@@ -17,8 +17,7 @@ TRACE = """with model.trace(PROMPT):
     logits = model.output.logits.save()"""
 EDIT = "with model.edit(inplace=True):\n    model.transformer.h[0].output[0][:, 1] = 0"
 RUN = "run = model.start(PROMPT)\nrun.step(); run.step(); run.step()"
-SWEEP = """import warnings, time
-from nbsight.core.jobs import Job
+SWEEP = """import time, warnings
 class Slow:
     def __call__(self, logits):
         time.sleep(0.25)
@@ -79,7 +78,7 @@ def shared(module_page, lab: LabServer) -> Sidebar:
 
 def test_the_sidebar_shows_the_model_and_what_was_saved(shared: Sidebar):
     shared.row("saved", "hidden").wait_for()
-    card = shared.page.locator(f"{PANEL} .jp-nbsight-card").inner_text()
+    card = shared.page.locator(f"{PANEL} .jp-nbsight-card").inner_text().replace("\xa0", " ")
     assert "nbsight/demo" in card
     assert "12 layers" in card
     saved = shared.text("saved")
@@ -106,7 +105,7 @@ def test_the_tree_opens_and_a_click_inserts_the_expression(shared: Sidebar):
 
 def test_the_tree_is_walked_with_keys(shared: Sidebar):
     page, notebook = shared.page, shared.notebook
-    notebook.type(5, "")
+    notebook.type(5, "y = ")
     page.locator(f"{PANEL} input[type=search]").focus()
     page.keyboard.press("ArrowDown")
     assert page.evaluate("document.activeElement.dataset.path") == "transformer"
@@ -117,7 +116,7 @@ def test_the_tree_is_walked_with_keys(shared: Sidebar):
     assert page.evaluate("document.activeElement.dataset.path") == "lm_head"
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.activeElement.closest('.jp-Notebook')")
-    assert source(notebook, 5) == "model.lm_head"
+    assert source(notebook, 5) == "y = model.lm_head"
 
 
 def test_the_filter_finds_modules(shared: Sidebar):
@@ -315,7 +314,7 @@ def test_a_hostile_name_is_text(page, lab: LabServer):
 
 
 def test_light_and_dark(page, lab: LabServer, artifacts):
-    lab.write("look.ipynb", LOAD, TRACE, EDIT, RUN, SWEEP.replace("0.25", "0.08"), "")
+    lab.write("look.ipynb", LOAD, TRACE, EDIT, RUN, SWEEP.replace("0.25", "0.5"), "")
     notebook = Notebook(page, lab, "look.ipynb")
     side = Sidebar(notebook)
     for index in range(4):
@@ -332,14 +331,22 @@ def test_light_and_dark(page, lab: LabServer, artifacts):
     page.locator("[data-path='transformer.h.0'] > div > .jp-nbsight-caret").scroll_into_view_if_needed()
     notebook.run(4, wait=False)
     page.wait_for_function(
-        "() => document.querySelector('#nbsight-sidebar [data-state=running] progress')?.value > 0.3",
+        "() => document.querySelector('#nbsight-sidebar [data-state=running] progress')?.value > 0.1",
         timeout=30_000,
     )
+    box = page.locator(PANEL).bounding_box()
+    page.mouse.move(box["x"] + box["width"] + 2, 400)
+    page.mouse.down()
+    page.mouse.move(430, 400, steps=5)
+    page.mouse.up()
     for theme, said in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
         notebook.theme(theme)
-        page.wait_for_timeout(300)
+        page.wait_for_selector("#jupyterlab-splash", state="detached")
+        page.wait_for_timeout(500)
+        page.locator("[data-path='transformer.h.0.attn'] > div").hover()
         page.screenshot(path=artifacts / f"sidebar-{said}.png")
-    page.locator(section("memory")).scroll_into_view_if_needed()
-    page.screenshot(path=artifacts / "sidebar-lower-dark.png")
+        page.locator(section("memory")).scroll_into_view_if_needed()
+        side.row("saved", "hidden").hover()
+        page.screenshot(path=artifacts / f"sidebar-lower-{said}.png")
+        page.locator(f"{PANEL} header").scroll_into_view_if_needed()
     notebook.theme("JupyterLab Light")
-    page.screenshot(path=artifacts / "sidebar-lower-light.png")

@@ -18,7 +18,7 @@ import torch
 import nbsight
 from nbsight.errors import RemoteError
 from nbsight.models.language_model import LanguageModel
-from nbsight.remote import connect, jobs
+from nbsight.remote import connect, jobs, listed
 from nbsight.remote.client import Client, Unreachable
 from nbsight.remote.job import RemoteJob
 from tests.server.running import KEYS
@@ -149,6 +149,49 @@ def test_a_job_goes_on_by_itself_and_is_found_by_its_id(ada, model, local_model)
     with model.trace(PROMPT, remote=True, job_id=job.id):
         hidden = None
     assert torch.equal(hidden, hooked(local_model, 3))
+
+
+def test_sent_jobs_are_listed_with_others_and_followed_to_their_end(ada, model, monkeypatch):
+    from nbsight.core import jobs as rows
+
+    monkeypatch.setattr(listed, "PAUSE", 0.1)
+    heard = []
+    monkeypatch.setattr(rows, "listeners", [heard.append])
+    with model.trace(PROMPT, remote=True):
+        print("one")
+        print("two")
+        hidden = model.transformer.h[3].output[0].save()
+    waited = heard[-1]
+    assert (waited.kind, waited.model, waited.state) == ("remote", "nbsight/demo", "done")
+    assert list(waited.log) == ["one", "two"]
+    assert not waited.is_detached
+    with model.trace(PROMPT, remote=True, blocking=False) as job:
+        hidden = model.transformer.h[3].output[0].mean().save()
+    row = heard[-1]
+    assert row.is_detached
+    deadline = time.monotonic() + 20
+    while not row.is_over and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert row.state == "done"  # nobody has waited for it
+    names: dict = {}
+    exec(row.code, names)
+    assert torch.equal(names["result"]["hidden"], job.result()["hidden"])
+
+
+def test_a_listed_job_is_cancelled_on_its_server(ada, model, monkeypatch):
+    from nbsight.core import jobs as rows
+
+    heard = []
+    monkeypatch.setattr(rows, "listeners", [heard.append])
+    with model.trace(PROMPT, remote=True, blocking=False) as job:
+        import time
+
+        time.sleep(2)
+        hidden = model.transformer.h[3].output[0].save()
+    heard[-1].cancel()
+    with pytest.raises(RemoteError, match="cancelled"):
+        job.result()
+    assert heard[-1].state == "stopped"
 
 
 def test_another_process_gets_the_result(ada, model):

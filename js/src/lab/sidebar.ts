@@ -232,6 +232,11 @@ function actionsOf(
         say(words.__('There is no cell to insert %1 in.', expression), true);
       }
     },
+    insertCell: code => {
+      if (!insertCell(links.notebooks, { code })) {
+        say(words.__('There is no notebook to insert a cell in.'), true);
+      }
+    },
     openModule: (model, path) => void open({ model: model.id, path }),
     openValue: row => void open({ value: row.id }),
     act: ask,
@@ -264,7 +269,9 @@ function notify(job: JobRow, notebook: string, words: TranslationBundle, show: (
       Notification.error(words.__('%1 failed: %2', title, job.error), { actions });
       break;
     case 'lost':
-      Notification.warning(words.__('%1 ended with its kernel.', title), { actions });
+      if (job.kind !== 'remote') {
+        Notification.warning(words.__('%1 ended with its kernel.', title), { actions });
+      }
       break;
     default:
       Notification.info(words.__('%1 was stopped.', title), { actions });

@@ -5,6 +5,8 @@ export interface Actions {
   children(model: ModelCard, path: string): Promise<ModuleList>;
   find(model: ModelCard, text: string): Promise<ModuleList>;
   insert(expression: string): void;
+  /** Make a cell below the active one; it is not run. */
+  insertCell(code: string): void;
   openModule(model: ModelCard, path: string): void;
   openValue(row: SavedRow): void;
   /** Something that changes the kernel; a failure is shown by whoever does it. */
@@ -14,4 +16,4 @@ export interface Actions {
   icon(name: IconName): Element;
 }
 
-export type IconName = 'caret' | 'open' | 'free' | 'stop' | 'log' | 'check' | 'search' | 'remove';
+export type IconName = 'caret' | 'open' | 'free' | 'stop' | 'log' | 'check' | 'search' | 'remove' | 'fetch';

@@ -2,6 +2,7 @@ import {
   caretRightIcon,
   checkIcon,
   closeIcon,
+  codeIcon,
   deleteIcon,
   LabIcon,
   launchIcon,
@@ -26,6 +27,7 @@ export const icon = new LabIcon({
 const ICONS: Record<IconName, LabIcon> = {
   caret: caretRightIcon,
   check: checkIcon,
+  fetch: codeIcon,
   free: deleteIcon,
   log: listIcon,
   open: launchIcon,

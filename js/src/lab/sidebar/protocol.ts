@@ -70,7 +70,8 @@ export interface JobRow {
   seconds: number;
   detached: boolean;
   lines: number;
-  hasResult: boolean;
+  /** A cell that fetches what came of it; empty where that is at hand. */
+  code: string;
 }
 
 export interface Holder {

@@ -256,6 +256,10 @@ export function drawJobs(body: HTMLElement, groups: KernelJobs[], actions: Actio
         }
       });
       showLog.classList.add('jp-nbsight-showlog');
+      const fetch = iconButton(actions, 'fetch', words.__('Insert the code that fetches the result'), () =>
+        actions.insertCell(job.code)
+      );
+      fetch.classList.add('jp-nbsight-fetch');
       const cancel = iconButton(actions, 'stop', words.__('Stop %1', job.title), () => {
         (cancel as HTMLButtonElement).disabled = true;
         void actions.cancel(group.kernel, job).catch(() => {
@@ -277,7 +281,7 @@ export function drawJobs(body: HTMLElement, groups: KernelJobs[], actions: Actio
           h('div', { class: 'jp-nbsight-where' }, group.isActive ? '' : group.notebook),
           log
         ),
-        h('span', { class: 'jp-nbsight-buttons' }, showLog, cancel)
+        h('span', { class: 'jp-nbsight-buttons' }, fetch, showLog, cancel)
       );
     },
     (element, { job, group }) => {
@@ -286,6 +290,7 @@ export function drawJobs(body: HTMLElement, groups: KernelJobs[], actions: Actio
       setBar(part(element, 'bar') as HTMLProgressElement, share);
       say(part(element, 'detail'), progress(job, words));
       part(element, 'cancel').hidden = isOver(job);
+      part(element, 'fetch').hidden = !job.code || !(job.state === 'done' || job.state === 'lost');
       part(element, 'showlog').hidden = job.lines === 0 || job.state === 'lost';
       say(part(element, 'where'), group.isActive ? '' : group.notebook);
     }

@@ -86,17 +86,29 @@ export function sizes(card: ModelCard, words: Words): string {
 
 /** How far a job is: `24 of 72 · 3 s left`. */
 export function progress(job: JobRow, words: Words): string {
+  if (job.total === null && !job.done && job.note && (job.state === 'queued' || job.state === 'running')) {
+    return job.note;
+  }
   const counted = job.total === null ? String(job.done) : words.__('%1 of %2', job.done, job.total);
   switch (job.state) {
     case 'queued':
       return words.__('queued');
     case 'done':
+      if (job.total === null && !job.done) {
+        return words.__('done · %1', duration(job.seconds));
+      }
       return words.__('done · %1 · %2', counted, duration(job.seconds));
     case 'stopped':
+      if (job.total === null && !job.done) {
+        return words.__('stopped · %1', duration(job.seconds));
+      }
       return words.__('stopped · %1 · %2', counted, duration(job.seconds));
     case 'failed':
       return words.__('failed · %1', job.error);
     case 'lost':
+      if (job.kind === 'remote') {
+        return words.__('goes on without its kernel');
+      }
       return words.__('ended with its kernel · %1', counted);
   }
   if (job.note) {
