@@ -118,6 +118,7 @@ export const STYLE = `
 .nbsight-live { clip-path: inset(50%); height: 1px; overflow: hidden; position: absolute; white-space: nowrap; width: 1px; }
 
 .nbsight-heat { max-height: 552px; outline: none; overflow: auto; position: relative; scrollbar-width: thin; }
+.nbsight .nbsight-heat:focus-visible, .nbsight .nbsight-lens-grid:focus-visible { outline: none; }
 .nbsight-heat-sheet { min-width: 100%; position: relative; }
 .nbsight-heat canvas { display: block; position: absolute; }
 .nbsight-heat-rows { background: var(--nb-page); float: left; left: 0; position: sticky; width: var(--nb-label); z-index: 3; }
