@@ -17,6 +17,7 @@ from nbsight.widgets.base import Widget
 from nbsight.widgets.code import fill, name_of
 from nbsight.widgets.desk import Answer, Command
 from nbsight.widgets.payload import Payload, encode
+from nbsight.widgets.tops import number
 from nbsight.widgets.worker import Job, worker_for
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class InspectorWidget(Widget):
                     "infinite": summary.inf,
                     "zero": summary.zero,
                     **{
-                        name: _number(getattr(summary, name))
+                        name: number(getattr(summary, name))
                         for name in ("mean", "std", "low", "high", "norm")
                     },
                 },
@@ -335,7 +336,3 @@ def _shape(value: torch.Tensor) -> tuple[int, ...]:
 def _words(value: torch.Tensor) -> str:
     sizes = " × ".join(map(str, value.shape)) or "one number"
     return f"{str(value.dtype).removeprefix('torch.')} {sizes}"
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
