@@ -20,6 +20,7 @@ from nbsight.widgets.code import fill
 from nbsight.widgets.desk import Answer, Command, Steps
 from nbsight.widgets.patching_code import METRICS, metric_code, prompts_code, run_code, sites_of, sweep_code
 from nbsight.widgets.patching_payload import key_of, patching_payload
+from nbsight.widgets.tops import number, tops_of
 from nbsight.widgets.worker import Job, worker_for
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PatchingWidget"]
 
-TOP = 8  # tokens of each run whose probability is shown
 NO_EFFECT = 1e-6  # of the distance between the two runs
 
 
@@ -123,13 +123,13 @@ class PatchingWidget(Widget):
             "patches": [_plain(patch) for patch in patches],
             "direction": direction,
             "metric": metric,
-            "value": _number(value),
-            "base": _number(start),
-            "donor": _number(end),
-            "share": _number((value - start) / (end - start)) if abs(end - start) > 1e-12 else None,
+            "value": number(value),
+            "base": number(start),
+            "donor": number(end),
+            "share": number((value - start) / (end - start)) if abs(end - start) > 1e-12 else None,
             "badges": self._badges(patches, direction, logits, value, start, end),
             "code": run_code(runs, patches, direction, metric),
-            **_tops(runs.model, probs),
+            **tops_of(runs.model, probs),
         }
         return self.patched, []
 
@@ -205,7 +205,7 @@ class PatchingWidget(Widget):
         ends, units = {}, {}
         for name in metrics:
             measure = runs.metric_named(None if name == "custom" else name)
-            ends[name] = [_number(float(measure(plain[which])[0])) for which in ("clean", "corrupted")]
+            ends[name] = [number(float(measure(plain[which])[0])) for which in ("clean", "corrupted")]
             units[name] = measure.name
         texts = [text if isinstance(text, str) else "".join(words[w]) for w, text in _given(runs)]
         return {
@@ -218,7 +218,7 @@ class PatchingWidget(Widget):
             "names": units,
             "ends": ends,
             "seconds": seconds,
-            "tops": _tops(runs.model, plain),
+            "tops": tops_of(runs.model, plain),
             "code": prompts_code(runs),
             "code_at": sweep_code(runs),
             "code_metric": {name: metric_code(runs, name) for name in metrics},
@@ -239,7 +239,7 @@ class PatchingWidget(Widget):
             "sites": sorted({each.split("|")[0] for each in self._tables}),
             "metrics": [metric],
             "names": {metric: result.metric},
-            "ends": {metric: [_number(float(result.clean[0])), _number(float(result.corrupted[0]))]},
+            "ends": {metric: [number(float(result.clean[0])), number(float(result.corrupted[0]))]},
             "seconds": 0,
             "tops": None,
             "code": "import nbsight\n",
@@ -389,28 +389,11 @@ def _given(runs: PatchRuns) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("clean", runs.clean), ("corrupted", runs.corrupted)
 
 
-def _tops(model: Any, logits: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The likeliest tokens of each run and what every run makes of them."""
-    probs = {name: one[0].float().softmax(-1).cpu() for name, one in logits.items()}
-    count = min(TOP, len(next(iter(probs.values()))))
-    best = {name: one.nan_to_num(0).topk(count).indices.tolist() for name, one in probs.items()}
-    ids = list(
-        dict.fromkeys(
-            token for rank in range(count) for name in best for token in best[name][rank : rank + 1]
-        )
-    )
-    return {
-        "ids": ids,
-        "tokens": str_tokens(model.tokenizer, ids),
-        "probs": {name: [_number(float(one[token])) for token in ids] for name, one in probs.items()},
-    }
-
-
 def _scale(result: Patching) -> dict[str, Any]:
     start, end = result.corrupted[0], result.clean[0]
     if result.direction == "noise":
         start, end = end, start
-    return {"base": _number(float(start)), "donor": _number(float(end))}
+    return {"base": number(float(start)), "donor": number(float(end))}
 
 
 def _bytes(result: Patching) -> bytes:
@@ -422,11 +405,6 @@ def _of_site(result: Patching, site: str) -> Patching:
 
     where = list(result.sites).index(site)
     return replace(result, sites=(site,), values=result.values[:, [where]], head_values=None, heads=())
-
-
-def _number(value: float) -> float | None:
-    """A number that JSON knows."""
-    return float(value) if np.isfinite(value) else None
 
 
 def _texts(known: Any) -> dict[str, str]:

@@ -1,5 +1,5 @@
 import { clamp, h, uniqueId } from './dom';
-import { type Cell, type HeatmapSpec, paint } from './paint';
+import { type Cell, flipped, type HeatmapSpec, paint } from './paint';
 
 export type { Cell, HeatmapSpec } from './paint';
 
@@ -9,6 +9,7 @@ export interface HeatmapEvents {
 }
 
 const LABEL = 44; // as --nb-label in style.ts
+const LINE = 13; // height of a label
 const MARGIN = 6; // rows and columns kept beyond each edge of what is seen
 
 /**
@@ -168,7 +169,7 @@ export class Heatmap {
     if (event.clientY > Math.min(seen.bottom, box.bottom) - bottom) {
       return { row: 'foot', column };
     }
-    const row = this.spec.rows.length - 1 - Math.floor((event.clientY - box.top - top) / this.height);
+    const row = flipped(this.spec, Math.floor((event.clientY - box.top - top) / this.height));
     return { row: clamp(row, 0, this.spec.rows.length - 1), column };
   }
 
@@ -186,7 +187,7 @@ export class Heatmap {
 
   /** The box of the cells from one to another, in the sheet's own pixels. */
   box(from: Cell, to: Cell): { x: number; y: number; width: number; height: number } {
-    const [x, y] = [this.left(Math.min(from[1], to[1])), this.top(Math.max(from[0], to[0]))];
+    const [x, y] = [this.left(Math.min(from[1], to[1])), Math.min(this.top(from[0]), this.top(to[0]))];
     const width = this.width * (Math.abs(from[1] - to[1]) + 1);
     return { x, y, width, height: this.height * (Math.abs(from[0] - to[0]) + 1) };
   }
@@ -221,7 +222,7 @@ export class Heatmap {
     }
     const column = Math.floor((event.clientX - box.left - this.label) / this.width);
     const fromTop = Math.floor((event.clientY - box.top - (this.spec.head?.height ?? 0)) / this.height);
-    const row = this.spec.rows.length - 1 - fromTop;
+    const row = flipped(this.spec, fromTop);
     const isInside = row >= 0 && column >= 0 && row < this.spec.rows.length && column < this.spec.columns;
     return isInside ? [row, column] : null;
   }
@@ -235,7 +236,7 @@ export class Heatmap {
   }
 
   private top(row: number): number {
-    return (this.spec.head?.height ?? 0) + (this.spec.rows.length - 1 - row) * this.height;
+    return (this.spec.head?.height ?? 0) + flipped(this.spec, row) * this.height;
   }
 
   private inside([row, column]: Cell): Cell {
@@ -264,7 +265,7 @@ export class Heatmap {
       'aria-selected',
       String(this.selected?.[0] === row && this.selected[1] === column)
     );
-    this.here.parentElement!.setAttribute('aria-rowindex', String(this.spec.rows.length - row));
+    this.here.parentElement!.setAttribute('aria-rowindex', String(flipped(this.spec, row) + 1));
     const shown = this.selected;
     this.light(shown ? [shown[0]] : [], shown ? [shown[1]] : []);
   }
@@ -311,12 +312,14 @@ export class Heatmap {
   }
 
   private drawLabels(first: number, last: number, above: number, below: number): void {
-    const every = Math.max(1, Math.ceil(13 / this.height));
+    const every = Math.max(1, Math.ceil(LINE / this.height));
     const labels: HTMLElement[] = [];
     for (let line = above; line < below; line++) {
-      const row = this.spec.rows.length - 1 - line;
-      if (row % every === 0 || row === this.spec.rows.length - 1) {
-        const style = `top: ${line * this.height}px; height: ${this.height - 1}px`;
+      const row = flipped(this.spec, line);
+      const last = this.spec.rows.length - 1;
+      if (row % every === 0 ? last - row >= every || row === last : row === last) {
+        const high = Math.max(this.height - 1, LINE);
+        const style = `top: ${line * this.height + (this.height - 1 - high) / 2}px; height: ${high}px`;
         labels.push(h('div', { 'data-row': row, style }, this.spec.rows[row]!));
       }
     }
@@ -376,16 +379,18 @@ export class Heatmap {
       return null;
     }
     const [row, column] = this.active;
-    const [top, end] = [this.spec.rows.length - 1, this.spec.columns - 1];
+    const [top, bottom] = [flipped(this.spec, 0), flipped(this.spec, this.spec.rows.length - 1)];
+    const up = this.spec.isDown ? -1 : 1;
+    const end = this.spec.columns - 1;
     const moves: Record<string, Cell> = {
-      ArrowUp: [row + 1, column],
-      ArrowDown: [row - 1, column],
+      ArrowUp: [row + up, column],
+      ArrowDown: [row - up, column],
       ArrowLeft: [row, column - 1],
       ArrowRight: [row, column + 1],
       Home: [ctrlKey ? top : row, 0],
-      End: [ctrlKey ? 0 : row, end],
+      End: [ctrlKey ? bottom : row, end],
       PageUp: [top, column],
-      PageDown: [0, column]
+      PageDown: [bottom, column]
     };
     return moves[key] ?? null;
   }

@@ -1,4 +1,4 @@
-import type { HeatmapSpec } from './heatmap';
+import { flipped, type HeatmapSpec } from './paint';
 import { gradient, inks } from './palette';
 import { escaped, label, MONO, sheet, shorten, tag } from './svg';
 
@@ -25,7 +25,7 @@ export function heatmapSvg(
   const bottom = top + high * spec.rows.length;
   const parts = [label(title, 12, 20, { fill: ink, 'font-size': 13, 'font-weight': 600 })];
   spec.rows.forEach((name, row) => {
-    const y = top + (spec.rows.length - 1 - row) * high;
+    const y = top + flipped(spec, row) * high;
     if (high > 12 || row % 4 === 0) {
       parts.push(label(name, left - 8, y + high / 2 + 4, { fill: muted, 'text-anchor': 'end' }));
     }

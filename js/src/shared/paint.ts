@@ -1,6 +1,6 @@
 import type { Swatch } from './palette';
 
-/** Row and column, both counted from 0; row 0 is drawn at the bottom. */
+/** Row and column, both counted from 0. */
 export type Cell = [row: number, column: number];
 
 export interface HeatmapSpec {
@@ -8,6 +8,8 @@ export interface HeatmapSpec {
   name: string;
   rows: readonly string[];
   columns: number;
+  /** whether row 0 is at the top, as in text; else at the bottom, as layers are */
+  isDown?: boolean;
   /** what stands at the left of the labels above and below */
   corners?: [head: string, foot: string];
   swatch(row: number, column: number, dark: boolean): Swatch;
@@ -24,6 +26,11 @@ export interface HeatmapSpec {
   row?: number;
   /** width of the labels at the left */
   label?: number;
+}
+
+/** The row of a line, or the line of a row, counted from the top. */
+export function flipped(spec: Pick<HeatmapSpec, 'isDown' | 'rows'>, index: number): number {
+  return spec.isDown ? index : spec.rows.length - 1 - index;
 }
 
 /** What is painted of a heatmap, and how large. */
@@ -58,7 +65,7 @@ export function paint(canvas: HTMLCanvasElement, spec: HeatmapSpec, part: Painte
   pen.textAlign = 'center';
   pen.textBaseline = 'middle';
   for (let line = part.above; line < part.below; line++) {
-    const row = spec.rows.length - 1 - line;
+    const row = flipped(spec, line);
     for (let column = part.first; column < part.last; column++) {
       const { fill, ink } = spec.swatch(row, column, part.dark);
       const [x, y] = [(column - part.first) * part.width, (line - part.above) * part.height];

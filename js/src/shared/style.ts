@@ -118,6 +118,7 @@ export const STYLE = `
 .nbsight-live { clip-path: inset(50%); height: 1px; overflow: hidden; position: absolute; white-space: nowrap; width: 1px; }
 
 .nbsight-heat { max-height: 552px; outline: none; overflow: auto; position: relative; scrollbar-width: thin; }
+.nbsight .nbsight-heat:focus-visible, .nbsight .nbsight-lens-grid:focus-visible { outline: none; }
 .nbsight-heat-sheet { min-width: 100%; position: relative; }
 .nbsight-heat canvas { display: block; position: absolute; }
 .nbsight-heat-rows { background: var(--nb-page); float: left; left: 0; position: sticky; width: var(--nb-label); z-index: 3; }
@@ -149,6 +150,13 @@ export const STYLE = `
 .nbsight-bars li > :last-child { font-size: 12px; font-variant-numeric: tabular-nums; text-align: right; }
 .nbsight-bar { background: var(--nb-hover); border-radius: 2px; display: block; height: 11px; position: relative; }
 .nbsight-bar > i { background: var(--nb-bar); border-radius: 2px; display: block; height: 100%; min-width: 1px; transition: width 220ms ease-out; }
+.nbsight-bar:has(> b) > i { background: var(--nb-muted); }
+.nbsight-bar b { background: var(--nb-bar); box-shadow: 0 0 0 1px var(--nb-page); height: 15px; position: absolute; top: -2px; transform: translateX(-50%); width: 2px; }
+.nbsight-bar b[data-mark='2'] { background: var(--nb-second); }
+.nbsight-beside .nbsight-key { display: flex; font-size: 11px; gap: 12px; }
+.nbsight-key i { background: var(--nb-bar); display: inline-block; height: 10px; margin-right: 5px; vertical-align: -1px; width: 3px; }
+.nbsight-key i[data-mark='0'] { background: var(--nb-muted); border-radius: 2px; width: 14px; }
+.nbsight-key i[data-mark='2'] { background: var(--nb-second); }
 .nbsight-lines { display: block; max-width: 100%; position: relative; touch-action: none; }
 .nbsight-lines svg { display: block; max-width: 100%; }
 @media (prefers-reduced-motion: reduce) {

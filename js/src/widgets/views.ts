@@ -1,5 +1,7 @@
 import type { Host, Make } from '../shared/mount';
 import type { Header } from '../shared/payload';
+import type { InspectorHeader, Place as InspectorPlace, State as InspectorState } from './inspector/types';
+import { InspectorView } from './inspector/view';
 import type { LensHeader, Place as LensPlace, State as LensState } from './lens/types';
 import { LensView } from './lens/view';
 import type { NormsHeader, Place as NormsPlace, State as NormsState } from './norms/types';
@@ -19,6 +21,7 @@ function kept<H extends Header, S, P>(make: Make<H, S, P>): Draw {
 
 /** All views by name, for what draws saved copies. */
 export const VIEWS: Record<string, Draw> = {
+  inspector: kept<InspectorHeader, InspectorState, InspectorPlace>((...all) => new InspectorView(...all)),
   lens: kept<LensHeader, LensState, LensPlace>((...all) => new LensView(...all)),
   norms: kept<NormsHeader, NormsState, NormsPlace>((...all) => new NormsView(...all)),
   patching: kept<PatchingHeader, PatchingState, PatchingPlace>((...all) => new PatchingView(...all))

@@ -23,15 +23,6 @@ export const STYLE = `
 .nbsight-patching-ends { color: var(--nb-muted); display: flex; font-size: 11px; font-variant-numeric: tabular-nums; justify-content: space-between; }
 .nbsight-beside .nbsight-patching-share { color: var(--nb-ink); margin: 4px 0 12px; min-height: 18px; }
 .nbsight-beside .nbsight-patching-gauge > p:first-child { margin: 0; overflow-wrap: anywhere; }
-.nbsight-patching .nbsight-bar b { height: 15px; position: absolute; top: -2px; transform: translateX(-50%); width: 2px; }
-.nbsight-patching .nbsight-bar b[data-mark='clean'] { background: var(--nb-bar); box-shadow: 0 0 0 1px var(--nb-page); }
-.nbsight-patching .nbsight-bar b[data-mark='corrupted'] { background: var(--nb-second); box-shadow: 0 0 0 1px var(--nb-page); }
-.nbsight-patching .nbsight-bar > i { background: var(--nb-muted); }
-.nbsight-beside .nbsight-patching-key { display: flex; font-size: 11px; gap: 12px; }
-.nbsight-patching-key i { display: inline-block; height: 10px; margin-right: 5px; vertical-align: -1px; width: 3px; }
-.nbsight-patching-key i[data-mark='patched'] { background: var(--nb-muted); border-radius: 2px; width: 14px; }
-.nbsight-patching-key i[data-mark='clean'] { background: var(--nb-bar); }
-.nbsight-patching-key i[data-mark='corrupted'] { background: var(--nb-second); }
 .nbsight-patching-stack { border-top: 1px solid var(--nb-line); margin-top: 12px; padding-top: 10px; }
 .nbsight-patching-stack ul { list-style: none; margin: 4px 0 8px; padding: 0; }
 .nbsight-patching-stack li { align-items: center; display: flex; font-size: 12px; gap: 6px; margin: 0 0 3px; }

@@ -1,3 +1,4 @@
+import type { Tops } from '../../shared/bars';
 import type { Header } from '../../shared/payload';
 
 export type Direction = 'denoise' | 'noise';
@@ -12,13 +13,6 @@ export interface Patch {
   site: string;
   source: number;
   target: number;
-}
-
-/** The likeliest tokens of all runs, and what each run makes of them. */
-export interface Tops {
-  ids: number[];
-  tokens: string[];
-  probs: Record<string, (number | null)[]>;
 }
 
 /** What one patched run gave. */
