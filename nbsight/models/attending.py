@@ -34,6 +34,7 @@ from nbsight.core.source_resolve import resolve
 from nbsight.core.source_rewrite import listing_of
 from nbsight.errors import NbsightWarning, SourceNotAvailable
 from nbsight.models.architectures import Architecture
+from nbsight.models.limits import text_config
 from nbsight.models.masks import additive, rows_that_see
 from nbsight.models.plain_attention import plain_attention
 
@@ -166,6 +167,9 @@ class Log:
         if self._run is None or self._run() is not run:
             self._run, self._lines = weakref.ref(run), []
         self._lines.append(line)
+
+    def clear(self) -> None:
+        self._run, self._lines = None, []
 
     @property
     def lines(self) -> tuple[Switch, ...]:

@@ -332,7 +332,8 @@ def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
         if place.is_shared:
             _held(site).copy_(changed.flatten(0, 1))
         elif place.kind == "input":
-            site.assign(_ALL, _with_first_argument(*site.value, changed.flatten(0, 1)), UNSEEN)
+            args, kwargs = site.value
+            site.assign(_ALL, _with_first_argument(args, kwargs, changed.flatten(0, 1)), UNSEEN)
         else:
             site.assign(_ALL, with_first(site.value, changed.flatten(0, 1)), UNSEEN)
 

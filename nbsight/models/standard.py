@@ -259,6 +259,10 @@ class Standard:
         """Where eager attention ran beside the loaded one in the last run, and how far it was off."""
         return self._log.lines
 
+    def forget_switches(self) -> None:
+        """Empty `switches`."""
+        self._log.clear()
+
     # -- the tree ------------------------------------------------------------------------------
 
     @property
