@@ -1,9 +1,9 @@
-"""Writes the table of docs/names.md: where the standard names are in each family, and how far they are off.
+"""Writes the tables of docs/names.md and docs/attention.md: where the names are, and how far they are off.
 
     python -m docs.names
 
 Every row is a tiny model with random weights, checked by `nbsight.verify` as any model is.
-`tests/docs/test_names.py` makes the rows again and compares.
+`tests/docs/test_names.py` and `test_attention_page.py` make the rows again and compare.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.standard import verify
+from nbsight.models.verifying_inside import CHECKED
 from nbsight.results.verification import Verification
 from tests.models.standard_cases import TIER_A, TIER_B, Case
 
@@ -20,10 +21,14 @@ PAGE = Path(__file__).with_name("names.md")
 BEGIN, END = "<!-- table: python -m docs.names -->", "<!-- end of the table -->"
 COLUMNS = ("embed", "attn_out", "resid_mid", "mlp_out", "z")
 
+ATTENTION_PAGE = Path(__file__).with_name("attention.md")
+INSIDE = ("q", "k", "v", "gate", "pre", "post")
+
 
 def main() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(replaced(text, table()), encoding="utf-8")
+    for page, columns in ((PAGE, COLUMNS), (ATTENTION_PAGE, INSIDE)):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(replaced(text, table(columns)), encoding="utf-8")
 
 
 def replaced(text: str, rows: str) -> str:
@@ -33,22 +38,26 @@ def replaced(text: str, rows: str) -> str:
     )
 
 
-def table() -> str:
-    """All rows."""
-    head = ["model", *(f"`{name}`" for name in COLUMNS), "largest error"]
+def table(columns: tuple[str, ...] = COLUMNS) -> str:
+    """All rows.
+
+    Args:
+        columns: The names whose places are shown.
+    """
+    head = ["model", *(f"`{name}`" for name in columns), "largest error"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for case in (*TIER_A, *TIER_B):
         if case.architecture is not None:
-            lines.append(row(case))
+            lines.append(row(case, columns))
     return "\n".join(lines) + "\n"
 
 
-def row(case: Case) -> str:
+def row(case: Case, columns: tuple[str, ...] = COLUMNS) -> str:
     """One model's row."""
     found = verify(LanguageModel(case.make()))
     if not found.ok:
         raise SystemExit(f"{case}: {found!r}")
-    cells = [_title(case), *(_place(found, name) for name in COLUMNS), _error(found)]
+    cells = [_title(case), *(_place(found, name) for name in columns), _error(found, columns)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -64,11 +73,13 @@ def _place(found: Verification, name: str) -> str:
     return f"`{inside}`"
 
 
-def _error(found: Verification) -> str:
-    """The error without the digits that differ from machine to machine."""
-    if found.largest == 0:
+def _error(found: Verification, columns: tuple[str, ...]) -> str:
+    """The largest error of these names, without the digits that differ from machine to machine."""
+    names = CHECKED if columns is INSIDE else columns
+    largest = max(error for name in names if (error := found[name].error) == error)
+    if largest == 0:
         return "0"
-    return "below 1e-6" if found.largest < 1e-6 else f"{found.largest:.0e}"
+    return "below 1e-6" if largest < 1e-6 else f"{largest:.0e}"
 
 
 if __name__ == "__main__":

@@ -40,14 +40,31 @@ _OF_LAYER = {
     "hook_resid_post": "resid_post",
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
+    "attn.hook_q": "q",
+    "attn.hook_k": "k",
+    "attn.hook_v": "v",
+    "attn.hook_rot_q": "rot_q",
+    "attn.hook_rot_k": "rot_k",
+    "attn.hook_attn_scores": "scores",
+    "attn.hook_pattern": "pattern",
     "attn.hook_z": "z",
+    "attn.hook_result": "result",
+    "mlp.hook_pre": "pre_of_gate",
+    "mlp.hook_pre_linear": "pre",
+    "mlp.hook_post": "post",
     # the same in TransformerLens's bridge
     "hook_in": "resid_pre",
     "hook_out": "resid_post",
     "ln2.hook_in": "resid_mid",
     "attn.hook_out": "attn_out",
     "mlp.hook_out": "mlp_out",
+    "attn.q.hook_out": "q",
+    "attn.k.hook_out": "k",
+    "attn.v.hook_out": "v",
     "attn.o.hook_in": "z",
+    "mlp.in.hook_out": "pre",
+    "mlp.gate.hook_out": "gate",
+    "mlp.out.hook_in": "post",
 }
 
 _OF_MODEL = {
@@ -74,7 +91,8 @@ def meaning_of(text: str) -> tuple[str, int | None]:
     """
     found = _BLOCK.fullmatch(text)
     names, rest = (_OF_LAYER, found[2]) if found else (_OF_MODEL, text)
-    for name in (rest, f"hook_{rest}", rest.replace("attn.", "attn.hook_", 1)):
+    short = rest.replace("attn.", "attn.hook_", 1).replace("mlp.", "mlp.hook_", 1)
+    for name in (rest, f"hook_{rest}", short, short.replace("hook_scores", "hook_attn_scores")):
         if name in names:
             return names[name], int(found[1]) if found else None
     close = difflib.get_close_matches(rest, names, 1)

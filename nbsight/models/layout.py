@@ -10,9 +10,10 @@ from torch import nn
 from nbsight.models.architectures import Architecture, architecture_of, architectures
 from nbsight.models.architectures.base import Paths
 from nbsight.models.limits import text_config
+from nbsight.models.parts import Heads
 from nbsight.models.places import Place
 
-__all__ = ["LAYER_NAMES", "MODEL_NAMES", "SIZES", "Layout", "layouts_of"]
+__all__ = ["LAYER_NAMES", "MODEL_NAMES", "SIZES", "Layout", "has_module", "layouts_of"]
 
 LAYER_NAMES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 """The values of a layer, in the order in which a block computes them."""
@@ -43,6 +44,7 @@ class Layout:
         self.absent: dict[str, str] = {}
         self._sizes: dict[str, int | None] = {}
         module: nn.Module = root._module
+        self._modules = frozenset(root._paths.values())
         ends = f".{architecture.layers}"
         lists = [path for path in root._blocks if f".{path}".endswith(ends)]
         if not lists:
@@ -104,7 +106,7 @@ class Layout:
         base = self.trunk if below is None else below
         for path in (paths,) if isinstance(paths, str) else paths:
             full = f"{base}.{path}".strip(".")
-            if _has(module, full):
+            if has_module(module, full):
                 return full
         raise LookupError(paths)
 
@@ -119,12 +121,14 @@ class Layout:
         if name == "z":
             assert below is not None
             path = self._path(module, known.mix, below)
-            return Place(f"layers[{layer}].attn.z", path, "input", heads=self.config.num_attention_heads)
+            return Place(
+                f"layers[{layer}].attn.z", path, "input", part=Heads(self.config.num_attention_heads)
+            )
         paths = getattr(known, name)
         for place in (paths,) if isinstance(paths, str) else paths:
             path, _, kind = place.rpartition(".")
             full = f"{self.trunk if below is None else below}.{path}".strip(".")
-            if _has(module, full):
+            if has_module(module, full):
                 return Place(
                     name if layer is None else f"layers[{layer}].{name}",
                     full,
@@ -140,6 +144,15 @@ class Layout:
     def attention(self, layer: int) -> str:
         """The path of a layer's attention module."""
         return f"{self.layers}.{layer}.{self.architecture.attn}"
+
+    def mlp(self, layer: int) -> str | None:
+        """The path of a layer's MLP; None where it is no module of its own."""
+        paths = self.architecture.mlp
+        for path in (paths,) if isinstance(paths, str) else paths or ():
+            full = f"{self.layers}.{layer}.{path}"
+            if full in self._modules:
+                return full
+        return None
 
     def pattern(self, name: str) -> str:
         """The place of a name with `i` for the layer, for tables."""
@@ -206,7 +219,7 @@ def _fitting(root: Any, candidates: Any, *, is_guess: bool) -> Iterator[Layout]:
             continue
 
 
-def _has(module: nn.Module, path: str) -> bool:
+def has_module(module: nn.Module, path: str) -> bool:
     try:
         module.get_submodule(path)
     except AttributeError:

@@ -10,13 +10,15 @@ from torch import nn
 from nbsight.errors import PathError, UnknownArchitectureError
 from nbsight.models.dialects import ROOT_VECTORS, SIZE_NAMES, VALUE_NAMES
 from nbsight.models.layout import MODEL_NAMES, SIZES
-from nbsight.models.standard import MODULE_NAMES, Standard
+from nbsight.models.standard import MODULE_NAMES, WEIGHTS, Standard
 from nbsight.models.tokenised import tokens_of
 from nbsight.results.tokens import TokenBatch, Tokens
 
 __all__ = ["NamedParts"]
 
-_SHORT = frozenset({"layers", *MODEL_NAMES, *MODULE_NAMES, *SIZES, *SIZE_NAMES, *VALUE_NAMES, *ROOT_VECTORS})
+_SHORT = frozenset(
+    {"layers", *MODEL_NAMES, *MODULE_NAMES, *SIZES, *SIZE_NAMES, *VALUE_NAMES, *ROOT_VECTORS, *WEIGHTS}
+)
 
 
 class NamedParts:

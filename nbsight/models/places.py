@@ -25,8 +25,20 @@ from nbsight.core.sites import UNSEEN, Site
 from nbsight.core.tracer import Tracer
 from nbsight.errors import EditError, OutsideTraceError, PathError
 from nbsight.models.fitting import fitted_to
+from nbsight.models.parts import Part
 
-__all__ = ["Place", "first_tensor", "read", "tracer_at", "with_first", "write"]
+__all__ = [
+    "Derived",
+    "Place",
+    "first_tensor",
+    "fitted",
+    "read",
+    "read_inside",
+    "tensor_at",
+    "tracer_at",
+    "with_first",
+    "write",
+]
 
 
 #: Writes what is put together here for the whole batch.
@@ -40,9 +52,11 @@ class Place:
     Args:
         label: The name as the user writes it, `layers[3].attn_out`.
         path: The module.
-        kind: "output" or "input".
+        kind: "output", "input", or "inputs" for another argument than the first.
         factor: What the block multiplies the tensor with before it adds it.
-        heads: The number of heads that lie side by side in the last dimension; None if it has none.
+        part: How the value lies in the tensor; None where it is the tensor.
+        argument: The number of the argument that is meant, and its name.
+        find: Finds the operation that is the place, from the root envoy; None where it is the module.
         is_shared: Whether the very tensor is the stream, so that it must be changed and not replaced.
         is_overwritten: Whether the model changes the tensor later.
         is_flat: Whether rows and positions are one dimension.
@@ -53,7 +67,9 @@ class Place:
     path: str
     kind: str
     factor: float = 1.0
-    heads: int | None = None
+    part: Part | None = None
+    argument: tuple[int, str] | None = None
+    find: Callable[[Any], Any] | None = None
     is_shared: bool = False
     is_overwritten: bool = False
     is_flat: bool = False
@@ -63,13 +79,21 @@ class Place:
 
     def __post_init__(self) -> None:
         special = self.is_shared or self.is_overwritten or self.is_flat or self.is_for_all
-        plain = not special and self.heads is None and self.factor == 1.0
+        plain = not special and self.part is None and self.argument is None and self.factor == 1.0
         object.__setattr__(self, "is_plain", plain)
 
     @property
     def native(self) -> str:
         """The native place as the user writes it."""
+        if self.kind == "result":
+            return f"model.{self.path}.output"
+        if self.argument is not None:
+            return f"model.{self.path}.inputs[0][{self.argument[0]}]"
         return f"model.{self.path}.{self.kind}"
+
+    def envoy(self, root: Any) -> Any:
+        """The module or operation of the place."""
+        return root._at(self.path) if self.find is None else self.find(root)
 
     def needs_own(self, tracer: Any, hidden: torch.Tensor, rows: Any) -> bool:
         """Whether the user gets a tensor of their own instead of the model's."""
@@ -77,7 +101,9 @@ class Place:
             return True
         if self.is_for_all and rows is not None and hidden.shape[0] != rows.size:
             return True
-        return tracer.handed is not None and (self.is_shared or self.heads is not None)
+        if self.part is not None and not self.part.is_view:
+            return True
+        return tracer.handed is not None and (self.is_shared or self.part is not None)
 
 
 class Derived:
@@ -149,12 +175,20 @@ def read(envoy: Any, place: Place, tracer: Any, frame: FrameType) -> torch.Tenso
     if place.kind == "output" and type(tracer) is Tracer:  # others have their own ways of reading
         hidden = first_tensor(tracer.read_output(envoy, frame))
     else:
-        hidden = first_tensor(tracer.read(envoy, place.kind, frame))
-    if place.is_plain:
-        return hidden
+        hidden = tensor_at(place, tracer.read(envoy, place.kind, frame))
+    return hidden if place.is_plain else _shown(envoy, place, tracer, hidden, frame)
+
+
+def read_inside(envoy: Any, place: Place, tracer: Any, frame: FrameType) -> torch.Tensor:
+    """The same for a place that may be an operation, or an argument of one."""
+    hidden = tensor_at(place, tracer.read(envoy, place.kind, frame))
+    return hidden if place.is_plain else _shown(envoy, place, tracer, hidden, frame)
+
+
+def _shown(envoy: Any, place: Place, tracer: Any, hidden: torch.Tensor, frame: FrameType) -> torch.Tensor:
     participant = tracer.participant()
     if not place.needs_own(tracer, hidden, participant.rows):
-        return hidden if place.heads is None else hidden.unflatten(-1, (place.heads, -1))
+        return hidden if place.part is None else place.part.take(hidden, participant.rows)
     derived = _derived(place, envoy, tracer, participant, frame)
     if tracer.handed is not None:
         tracer.handed.note(derived.value, (envoy, place.kind, tracer.run.site.line))
@@ -169,29 +203,41 @@ def write(envoy: Any, place: Place, tracer: Any, value: Any, frame: FrameType) -
     """
     root = envoy._root
     native = tracer.read(envoy, place.kind, frame)
-    hidden = first_tensor(native)
+    hidden = tensor_at(place, native)
     participant = tracer.participant()
     if place.needs_own(tracer, hidden, participant.rows):
         derived = _derived(place, envoy, tracer, participant, frame)
-        value = _fitted(root, place, derived.value, value)
+        value = fitted(root, place, derived.value, value)
         derived.assign(value)
         if tracer.handed is not None:
             tracer.handed.note(value, (envoy, place.kind, tracer.run.site.line))
     elif place.is_shared:
-        hidden.copy_(_fitted(root, place, hidden, value))
-    elif place.heads is not None:
-        shape = hidden.unflatten(-1, (place.heads, -1))
-        tracer.write(envoy, place.kind, _fitted(root, place, shape, value).flatten(-2), frame)
+        hidden.copy_(fitted(root, place, hidden, value))
     else:
-        value = _fitted(root, place, hidden, value)
-        tracer.write(envoy, place.kind, value if place.kind == "input" else with_first(native, value), frame)
+        if place.part is not None:
+            rows = participant.rows
+            value = fitted(root, place, place.part.take(hidden, rows), value)
+            value = place.part.put(hidden, value, rows)
+        else:
+            value = fitted(root, place, hidden, value)
+        if place.kind == "inputs":
+            value = _with_argument(place, native, value)
+        elif place.kind == "output" or not isinstance(native, torch.Tensor):
+            value = with_first(native, value)
+        tracer.write(envoy, place.kind, value, frame)
 
 
-def _fitted(root: Any, place: Place, current: torch.Tensor, value: Any) -> torch.Tensor:
+def fitted(root: Any, place: Place, current: torch.Tensor, value: Any) -> torch.Tensor:
+    """A value that is assigned to a place, in the dtype and on the device of what is there.
+
+    Raises:
+        EditError: its shape is another one.
+    """
     value = getattr(value, "_plain", value)
     name = f"model.{place.label}"
     # A run with one row may go on with several, where nothing but the value itself says how many there are.
     may_differ = not (place.is_shared or place.is_flat or place.is_for_all)
+    may_differ = may_differ and (place.part is None or place.part.is_all)
     try:
         return fitted_to(current, value, f"`{name}`", rows_may_differ=may_differ)
     except EditError as error:
@@ -214,11 +260,14 @@ def _derived(place: Place, envoy: Any, tracer: Any, participant: Any, frame: Fra
         return known
     for other in site.derived.values():
         other.put_back(site)  # this one shows how things stand now
-    hidden = first_tensor(tracer.read(envoy, place.kind, frame))
+    hidden = tensor_at(place, tracer.read(envoy, place.kind, frame))
 
     def assign(site: Site, value: torch.Tensor) -> None:
         native = site.view(participant)
-        if place.kind == "input":
+        if place.kind == "inputs":
+            native = _with_argument(place, native, value)
+            site.assign(participant, native, UNSEEN)
+        elif place.kind == "input":
             args, kwargs = native
             site.assign(participant, _with_first_argument(args, kwargs, value), value)
         else:
@@ -229,9 +278,20 @@ def _derived(place: Place, envoy: Any, tracer: Any, participant: Any, frame: Fra
         return site.derive(key, _unflattened(place, tracer, site, rows))
     if place.is_shared:
         return site.derive(key, Derived(hidden.clone(), lambda _, value: _copy(hidden, value)))
-    if place.heads is not None:
-        own = hidden.unflatten(-1, (place.heads, -1))
-        return site.derive(key, Derived(own, lambda site, value: assign(site, value.flatten(-2))))
+    if place.part is not None:
+        part = place.part
+        own = part.take(hidden, rows)
+        if place.is_overwritten:
+            own = own.clone()
+
+        def put(site: Site, value: torch.Tensor) -> None:
+            now = site.view(participant)
+            if place.kind == "input":
+                now = (*now[0], *now[1].values())[0]
+            now = tensor_at(place, now)
+            assign(site, part.put(now, value, rows))
+
+        return site.derive(key, Derived(own, put))
     if place.is_for_all:
         own = hidden.expand(rows.size, *hidden.shape[1:]).clone()
         return site.derive(key, Derived(own, lambda site, value: _put_rows(site, rows, value)))
@@ -271,6 +331,9 @@ def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
         changed[... if index is None else index] = value
         if place.is_shared:
             _held(site).copy_(changed.flatten(0, 1))
+        elif place.kind == "input":
+            args, kwargs = site.value
+            site.assign(_ALL, _with_first_argument(args, kwargs, changed.flatten(0, 1)), UNSEEN)
         else:
             site.assign(_ALL, with_first(site.value, changed.flatten(0, 1)), UNSEEN)
 
@@ -291,6 +354,24 @@ def _count_rows(place: Place, tracer: Any) -> int:
         f"`model.{place.label}` has rows and positions in one dimension in this model, and how many rows "
         f"there are is only known in a plain forward without a cache. Read `{place.native}`."
     )
+
+
+def tensor_at(place: Place, native: Any) -> torch.Tensor:
+    """The tensor that is meant, in what was read at a place."""
+    if place.argument is None:
+        return first_tensor(native)
+    number, name = place.argument
+    args, kwargs = native
+    return args[number] if number < len(args) else kwargs[name]
+
+
+def _with_argument(place: Place, native: Any, value: torch.Tensor) -> Any:
+    assert place.argument is not None
+    number, name = place.argument
+    args, kwargs = native
+    if number < len(args):
+        return (*args[:number], value, *args[number + 1 :]), kwargs
+    return args, {**kwargs, name: value}
 
 
 # --- tensors inside what modules take and return --------------------------------------------------
@@ -331,5 +412,5 @@ def with_first(native: Any, value: torch.Tensor) -> Any:
 
 def _with_first_argument(args: tuple[Any, ...], kwargs: dict[str, Any], value: torch.Tensor) -> Any:
     if args:
-        return (value, *args[1:]), kwargs
+        return (with_first(args[0], value), *args[1:]), kwargs
     return args, {**kwargs, next(iter(kwargs)): value}

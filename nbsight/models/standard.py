@@ -14,15 +14,24 @@ from typing import Any
 import torch
 
 from nbsight.errors import PathError, UnknownArchitectureError
+from nbsight.models.attending import Log, Switch
+from nbsight.models.contributions import read_result, write_result
 from nbsight.models.dialects import ROOT_VECTORS, SIZE_NAMES, VALUE_NAMES, meaning_of
+from nbsight.models.inside import INSIDE_NAMES, InsideLayer
 from nbsight.models.layout import LAYER_NAMES, MODEL_NAMES, SIZES, Layout
 from nbsight.models.limits import text_config
-from nbsight.models.places import Place, read, tracer_at, write
+from nbsight.models.places import Place, read, read_inside, tracer_at, write
 from nbsight.models.verifying import NAMES, Known, known_of
 from nbsight.models.views import Across, Layers
+from nbsight.models.weights import LAYER_WEIGHTS, MODEL_WEIGHTS, Stacked, layer_weight, model_weight
 from nbsight.results.verification import Verification
 
-__all__ = ["MODULE_NAMES", "Standard", "verify"]
+__all__ = ["MODULE_NAMES", "WEIGHTS", "Standard", "verify"]
+
+_INSIDE = frozenset(INSIDE_NAMES)
+
+WEIGHTS = (*MODEL_WEIGHTS, *LAYER_WEIGHTS)
+"""The names of matrices and biases."""
 
 MODULE_NAMES = ("ln_final", "unembed")
 """The parts of the whole model that are modules, to be read in a trace and to be called."""
@@ -47,7 +56,7 @@ class Standard:
         root: The model's root envoy.
     """
 
-    __slots__ = ("_known", "_of", "_ready", "_root")
+    __slots__ = ("_insides", "_known", "_log", "_of", "_ready", "_root")
 
     def __init__(self, root: Any) -> None:
         put = object.__setattr__
@@ -56,6 +65,8 @@ class Standard:
         put(self, "_known", None)
         #: Places of this very tree that have been checked, with their envoys.
         put(self, "_ready", {})
+        put(self, "_insides", {})
+        put(self, "_log", Log())
 
     # -- what is known of the model ------------------------------------------------------------
 
@@ -83,6 +94,7 @@ class Standard:
             object.__setattr__(self, "_known", known_of(self._root))
             object.__setattr__(self, "_of", module)
             self._ready.clear()
+            self._insides.clear()
         return self._known
 
     @property
@@ -94,14 +106,17 @@ class Standard:
         """Check the names on random tokens now, and return the table."""
         self._root._load()
         self._ready.clear()
-        return self._look().verify(self._root, again=True)
+        self._insides.clear()
+        known = self._look()
+        known.verify(self._root, again=True)
+        return known.verify_inside(self._root, again=True)
 
     def place(self, name: str, layer: int | None = None, *, is_checked: bool = True) -> Place:
         """The native place of a standard name.
 
         Args:
             name: One of `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_out`, `resid_post`, `embed`,
-                `pos_embed`, `logits`.
+                `pos_embed`, `logits`, or of the names inside attention and MLP.
             layer: The layer, for those that belong to one; negative ones count from the end.
             is_checked: Whether the check must have passed; without weights there are only shapes.
 
@@ -111,6 +126,8 @@ class Standard:
         """
         if is_checked:
             self._require(name)
+        if name in _INSIDE and layer is not None:
+            return self.inside(layer).place(name)
         layout = self.layout
         try:
             return layout.places[name] if layer is None else layout.of_layer[layer][name]
@@ -128,7 +145,9 @@ class Standard:
     def _require(self, name: str) -> None:
         self._root._load()
         known = self._look()
-        if known.result is None or known.refused:
+        if name in _INSIDE or name in LAYER_WEIGHTS:
+            known.verify_inside(self._root)
+        elif known.result is None or known.refused:
             known.verify(self._root)
         if name in known.refused:
             row = known.refused[name]
@@ -162,7 +181,7 @@ class Standard:
             name: As for `place`.
             layer: The layer.
         """
-        return self._read(name, layer, sys._getframe(1))
+        return self._value(name, layer, sys._getframe(1))
 
     def set(self, name: str, layer: int | None, value: Any) -> None:
         """Let the model go on with `value` there; the counterpart of `get`."""
@@ -172,8 +191,27 @@ class Standard:
         envoy, place, tracer = self._at(name, layer, frame)
         return read(envoy, place, tracer, frame)
 
+    def _read_inside(self, name: str, layer: int, frame: FrameType) -> Any:
+        envoy, place, tracer = self._at(name, layer, frame)
+        self.inside(layer).prepare(tracer, name)
+        if name == "result":
+            return read_result(envoy, place, self.place("z", layer, is_checked=False), tracer, frame)
+        return read_inside(envoy, place, tracer, frame)
+
+    def _value(self, name: str, layer: int | None, frame: FrameType) -> Any:
+        """As `_read`, for a name of either kind."""
+        if name in _INSIDE and layer is not None:
+            return self._read_inside(name, layer, frame)
+        return self._read(name, layer, frame)
+
     def _write(self, name: str, layer: int | None, value: Any, frame: FrameType) -> None:
         envoy, place, tracer = self._at(name, layer, frame)
+        if name in _INSIDE and layer is not None:
+            self.inside(layer).prepare(tracer, name)
+        if name == "result":
+            z = self.place("z", layer, is_checked=False)
+            write_result(envoy, place, z, tracer, value, frame)
+            return
         write(envoy, place, tracer, value, frame)
 
     def _at(self, name: str, layer: int | None, frame: FrameType) -> tuple[Any, Place, Any]:
@@ -182,11 +220,48 @@ class Standard:
             envoy, place = ready
             return envoy, place, tracer_at(envoy, place, frame)
         place = self.place(name, layer, is_checked=False)
-        tracer = tracer_at(self._root._at(place.path), place, frame)
+        tracer = tracer_at(place.envoy(self._root), place, frame)
         if not tracer.scan:  # a scan has no numbers, and may have no weights either
             place = self.place(name, layer)
-            self._ready[name, layer] = self._root._at(place.path), place
-        return self._root._at(place.path), place, tracer
+            self._ready[name, layer] = place.envoy(self._root), place
+        return place.envoy(self._root), place, tracer
+
+    def inside(self, layer: int) -> InsideLayer:
+        """What is inside the attention and the MLP of a layer."""
+        layer = self._index(layer)
+        self._look()
+        found = self._insides.get(layer)
+        if found is None:
+            found = self._insides[layer] = InsideLayer(self._root, self.layout, layer, self._log)
+        return found
+
+    def weight(self, name: str, layer: int | None = None) -> Any:
+        """A matrix or a bias under the name of the field.
+
+        Args:
+            name: `W_E`, `W_pos`, `W_U`, `b_U`, or one that each layer has, such as `W_Q`.
+            layer: The layer; without one, a name that each layer has gives all of them, to be indexed.
+
+        Raises:
+            PathError: there is none; the message says why.
+            UnknownArchitectureError: the architecture is not known, or the check failed.
+        """
+        self._root._load()
+        if name in MODEL_WEIGHTS:
+            return model_weight(self._root, self.layout, name)
+        if layer is None:
+            return Stacked(name, lambda layer: self.weight(name, layer), self.layout.n_layers)
+        self._require(f"W_{name[2:]}")
+        return layer_weight(self._root, self.layout, self.inside(layer), self._index(layer), name)
+
+    @property
+    def switches(self) -> tuple[Switch, ...]:
+        """Where eager attention ran beside the loaded one in the last run, and how far it was off."""
+        return self._log.lines
+
+    def forget_switches(self) -> None:
+        """Empty `switches`."""
+        self._log.clear()
 
     # -- the tree ------------------------------------------------------------------------------
 
@@ -215,9 +290,11 @@ class Standard:
             return self.layout.size(size)
         if name in ROOT_VECTORS:
             return Across(self, ROOT_VECTORS[name])
+        if name in WEIGHTS:
+            return self.weight(name)
         raise PathError(
             f"the standard names are layers, {', '.join(MODEL_NAMES)}, {', '.join(MODULE_NAMES)}, "
-            f"{', '.join(ROOT_VECTORS)} and {', '.join(SIZES)}; there is no {name!r}."
+            f"{', '.join(ROOT_VECTORS)}, {', '.join(WEIGHTS)} and {', '.join(SIZES)}; there is no {name!r}."
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -245,13 +322,20 @@ class Standard:
         return self._root._at(path)
 
     def _by_string(self, text: str, frame: FrameType) -> Any:
-        name, layer = meaning_of(text)
+        name, layer = self._meaning_of(text)
         if name in MODULE_NAMES:
             return self._module_of(name)._tracer("output", frame).read(self._module_of(name), "output", frame)
-        return self._read(name, layer, frame)
+        return self._value(name, layer, frame)
+
+    def _meaning_of(self, text: str) -> tuple[str, int | None]:
+        name, layer = meaning_of(text)
+        if name == "pre_of_gate":  # TransformerLens's hook_pre is what is activated
+            assert layer is not None
+            name = "gate" if self.inside(layer).is_gated else "pre"
+        return name, layer
 
     def _set_by_string(self, text: str, value: Any, frame: FrameType) -> None:
-        name, layer = meaning_of(text)
+        name, layer = self._meaning_of(text)
         if name in MODULE_NAMES:
             module = self._module_of(name)
             module._tracer("output", frame).write(module, "output", value, frame)
@@ -260,8 +344,8 @@ class Standard:
 
     def __dir__(self) -> list[str]:
         return [
-            *("checked", "get", "layers", "layout", "place", "set", "verify"),
-            *(*MODEL_NAMES, *MODULE_NAMES, *SIZES, *ROOT_VECTORS),
+            *("checked", "get", "inside", "layers", "layout", "place", "set", "switches", "verify"),
+            *(*MODEL_NAMES, *MODULE_NAMES, *SIZES, *ROOT_VECTORS, *WEIGHTS, "weight"),
         ]
 
     def __repr__(self) -> str:

@@ -6,18 +6,23 @@ so that kept edits and open traces do not show in it. A name whose claim does no
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from nbsight.models.attending import Log
+from nbsight.models.inside import InsideLayer
 from nbsight.models.layout import LAYER_NAMES, Layout, layouts_of
 from nbsight.models.places import Place, first_tensor
 from nbsight.models.provenance import provenance
+from nbsight.models.verifying_inside import CHECKED, Findings, check_inside
 from nbsight.results.verification import NameRow, Verification
 
 __all__ = ["NAMES", "Known", "check", "known_of"]
@@ -53,6 +58,8 @@ class Known:
         self.refused: dict[str, NameRow] = {}
         #: Whether names may have failed because dropout was on; then they get another chance without.
         self._had_dropout = False
+        #: What the check of the names inside attention and MLP found; made when the first of them is used.
+        self._inside: Findings | None = None
         self._lock = threading.RLock()
 
     def verify(self, root: Any, *, again: bool = False) -> Verification:
@@ -67,6 +74,25 @@ class Known:
                 self.result = self._check(root)
                 self.refused = {row.name: row for row in self.result.rows if row.status == "refused"}
                 self._had_dropout = bool(self.refused) and root._is_training()
+            return self.result
+
+    def verify_inside(self, root: Any, *, again: bool = False) -> Verification:
+        """Check the names inside attention and MLP as well, and add them to the table.
+
+        Args:
+            root: The model's root envoy, its weights loaded.
+            again: Whether to check although there is a result.
+        """
+        with self._lock:
+            result = self.verify(root)
+            if not self.layouts or (self._inside is not None and not again and "q" in result.names):
+                return result
+            layout, log = self.layouts[0], Log()
+            layers = [InsideLayer(root, layout, layer, log) for layer in range(layout.n_layers)]
+            module: nn.Module = root._module
+            self._inside = check_inside(root, layout, layers, lambda: _run(root, module), SHAPE[0])
+            self.result = _with_inside(result, layers, self._inside)
+            self.refused = {row.name: row for row in self.result.rows if row.status == "refused"}
             return self.result
 
     def _check(self, root: Any) -> Verification:
@@ -113,6 +139,33 @@ def check(root: Any, layout: Layout) -> Verification:
             return table.result(None)
     table.fill(seen.values)
     return table.result(seen.values.get((0, "resid_pre")))
+
+
+def _with_inside(table: Verification, layers: list[InsideLayer], found: Findings) -> Verification:
+    """The table with lines for the names inside attention and MLP."""
+    states, remarks, places = [], [], []
+    for name in CHECKED:
+        there = [layer.places[name] for layer in layers if name in layer.places]
+        is_there = bool(there or found.remark[name])
+        states.append("refused" if name in found.refused else "verified" if is_there else "absent")
+        why = layers[0].absent.get(name, "no layer has a matrix for it")
+        remarks.append(found.refused.get(name) or (found.remark[name] if is_there else why))
+        places.append(_pattern(there[0]) if there else "")
+    keep = [number for number, name in enumerate(table.names) if name not in CHECKED]
+    return replace(
+        table,
+        names=(*(table.names[number] for number in keep), *CHECKED),
+        places=[*(table.places[number] for number in keep), *places],
+        states=[*(table.states[number] for number in keep), *states],
+        remarks=[*(table.remarks[number] for number in keep), *remarks],
+        error=np.concatenate([table.error[keep], np.stack([found.error[name] for name in CHECKED])]),
+    )
+
+
+def _pattern(place: Place) -> str:
+    """A place inside a layer with `i` for the layer."""
+    short = re.sub(r"\.source\..*\.source\.", ".source….", place.native)
+    return re.sub(r"\.\d+\.", "[i].", short, count=1)
 
 
 def _unknown(root: Any) -> Verification:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbsight.errors import PathError
+from nbsight.models.inside import ATTN_NAMES, MLP_NAMES
 from nbsight.models.layout import LAYER_NAMES
+from nbsight.models.weights import ATTN_WEIGHTS, MLP_WEIGHTS
 
 if TYPE_CHECKING:
     from nbsight.models.standard import Standard
 
-__all__ = ["Across", "Attention", "Layer", "Layers"]
+__all__ = ["Across", "Attention", "Layer", "Layers", "Mlp"]
 
 _VALUES = ("output", "input", "inputs")
 
@@ -64,6 +66,17 @@ class _Value:
         return view._std._read(self._name, view._layer, sys._getframe(1))
 
 
+class _Inside(_Value):
+    """The same for a value inside attention or MLP."""
+
+    __slots__ = ()
+
+    def __get__(self, view: Any, owner: type) -> Any:
+        if view is None:
+            return self
+        return view._std._read_inside(self._name, view._layer, sys._getframe(1))
+
+
 class _View:
     """A part of the model that has standard names; whatever else is asked of it is the native module's."""
 
@@ -74,6 +87,7 @@ class _View:
         object.__setattr__(self, "_layer", layer)
 
     _names: tuple[str, ...] = ()
+    _weights: tuple[str, ...] = ()
 
     @property
     def _native(self) -> Any:
@@ -84,7 +98,9 @@ class _View:
             raise AttributeError(name)
         frame = sys._getframe(1)
         if name in self._names:  # it has failed, and Python asks here before it says so
-            return self._std._read(name, self._layer, frame)
+            return self._std._value(name, self._layer, frame)
+        if name in self._weights:
+            return self._std.weight(name, self._layer)
         native = self._native
         if name in _VALUES:
             return native._tracer(name, frame).read(native, name, frame)
@@ -104,7 +120,7 @@ class _View:
         return self._native(*args, **kwargs)
 
     def __dir__(self) -> list[str]:
-        return [*self._names, *dir(self._native)]
+        return [*self._names, *self._weights, *dir(self._native)]
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self._native is other._native
@@ -143,24 +159,76 @@ class Layer(_View):
         """The attention of this layer."""
         return Attention(self._std, self._layer)
 
+    @property
+    def mlp(self) -> Mlp:
+        """The MLP of this layer."""
+        return Mlp(self._std, self._layer)
+
     def __repr__(self) -> str:
         return f"layer {self._layer}: {', '.join(self._names)}, attn.z; native: {self._native.path}"
 
 
 class Attention(_View):
-    """The attention of one block: `z`, (batch, position, head, d_head)."""
+    """The attention of one block, by head.
+
+    `q`, `k`, `v`, `rot_q`, `rot_k`, `z` are (batch, position, head, d_head), as many heads as the model has
+    of each; `scores` and `pattern` are (batch, head, query position, key position); `result` is what each
+    head adds to the stream, (batch, position, head, d_model).
+    """
 
     __slots__ = ()
-    _names = ("z",)
+    _names = (*ATTN_NAMES[:-1], "z", "result")
+    _weights = ATTN_WEIGHTS
 
+    q = _Inside("q")
+    k = _Inside("k")
+    v = _Inside("v")
+    rot_q = _Inside("rot_q")
+    rot_k = _Inside("rot_k")
+    scores = _Inside("scores")
+    pattern = _Inside("pattern")
     z = _Value("z")
+    result = _Inside("result")
 
     @property
     def _native(self) -> Any:
         return self._std._root._at(self._std.layout.attention(self._layer))
 
     def __repr__(self) -> str:
-        return f"attention of layer {self._layer}: z; native: {self._native.path}"
+        return f"attention of layer {self._layer}: {', '.join(self._names)}; native: {self._native.path}"
+
+
+class Mlp(_View):
+    """The MLP of one block, (batch, position, d_mlp).
+
+    `pre` is the input times `W_in`, `post` what its last matrix gets. Where there is a `gate`, it is the
+    input times `W_gate`, and `post = act(gate) * pre`; otherwise `post = act(pre)`.
+    """
+
+    __slots__ = ()
+    _names = MLP_NAMES
+    _weights = MLP_WEIGHTS
+
+    pre = _Inside("pre")
+    gate = _Inside("gate")
+    post = _Inside("post")
+
+    @property
+    def _native(self) -> Any:
+        path = self._std.layout.mlp(self._layer)
+        if path is None:
+            block = f"model.{self._std.layout.layers}[{self._layer}]"
+            raise PathError(
+                f"the MLP of layer {self._layer} is no module of its own in this model: `{block}` holds its "
+                f"parts. It has {', '.join(MLP_NAMES)}; it adds `model.layers[{self._layer}].mlp_out`."
+            )
+        return self._std._root._at(path)
+
+    def __repr__(self) -> str:
+        native = self._std.layout.mlp(self._layer)
+        return f"MLP of layer {self._layer}: {', '.join(MLP_NAMES)}" + (
+            f"; native: model.{native}" if native else ""
+        )
 
 
 class Across:

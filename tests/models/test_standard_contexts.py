@@ -359,6 +359,7 @@ def test_a_post_norm_checkpoint_has_only_what_is_true_of_it():
     assert table.ok, table
     assert {row.name for row in table.rows if row.status == "absent"} == {
         *("attn_out", "resid_mid", "mlp_out", "ln_final"),
+        *("rot_q", "rot_k", "gate", "W_gate"),  # OPT has neither rotary positions nor gates
     }
     with model.trace([IDS]):
         assert model.layers[1].resid_post.shape == (1, len(IDS), WIDTH)
@@ -478,7 +479,8 @@ def test_a_name_that_the_user_gave_is_the_users(demo):
 
 def test_a_layer_answers_with_what_its_block_has(demo):
     layer = demo.layers[3]
-    assert layer.mlp is demo.transformer.h[3].mlp
+    assert layer.ln_1 is demo.transformer.h[3].ln_1
+    assert layer.mlp.c_fc is demo.transformer.h[3].mlp.c_fc
     assert layer.attn.c_proj is demo.transformer.h[3].attn.c_proj
     assert demo.ln_final is demo.transformer.ln_f
     assert demo.unembed is demo.lm_head

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Architecture", "Paths", "never"]
+__all__ = ["Architecture", "Paths", "always", "never"]
 
 Config = Any
 
@@ -17,6 +17,16 @@ Paths = str | tuple[str, ...]
 def never(config: Config) -> bool:
     """The answer of a switch that a family has not."""
     return False
+
+
+def always(config: Config) -> bool:
+    """The answer of a switch that is always on in a family."""
+    return True
+
+
+def interface(config: Config) -> tuple[str, ...]:
+    """What the attention modules of transformers call, as a rule."""
+    return ("attention_interface",)
 
 
 def one(config: Config) -> float:
@@ -51,6 +61,22 @@ class Architecture:
         overwritten: Names whose tensor the block itself changes after it was made.
         flat: Names whose tensor has rows and positions in one dimension.
         why_no_positions: Why there is no `pos_embed`.
+        q: The module that gives all queries of a layer, side by side; None where no module does.
+        k: The same for keys.
+        v: The same for values; None where they are to be had only as the attention function gets them.
+        qkv: The one module that gives all three, where there is one.
+        is_grouped: Whether in what it gives a key head and its value lie beside their queries; otherwise all
+            queries come first, then all keys, then all values.
+        is_rotary: Whether queries and keys are turned by their positions.
+        attends: What the call that attends is named in the attention's forward (`module.source`), with or
+            without its number; none where that forward computes the pattern itself.
+        scores: The operation and side where the scores are, if not what the softmax gets.
+        pattern: The operation and side where the pattern is, if not what is multiplied with the values.
+        mlp: The module of the MLP; None where it is none.
+        up: The module that gives what the MLP holds before its activation, or what the gate multiplies.
+        gate: The module that gives what is activated to be the gate, where there is one.
+        gate_up: The one module that gives both, the gate first.
+        first_position: The row of the position embedding that belongs to position 0.
     """
 
     name: str
@@ -71,3 +97,17 @@ class Architecture:
     overwritten: frozenset[str] = frozenset()
     flat: frozenset[str] = frozenset()
     why_no_positions: str = "its positions are rotary: they turn queries and keys inside the attention"
+    q: Paths | None = "self_attn.q_proj"
+    k: Paths | None = "self_attn.k_proj"
+    v: Paths | None = "self_attn.v_proj"
+    qkv: Paths | None = None
+    is_grouped: Callable[[Config], bool] = never
+    is_rotary: Callable[[Config], bool] = always
+    attends: Callable[[Config], tuple[str, ...]] = interface
+    scores: str | None = None
+    pattern: str | None = None
+    mlp: Paths | None = "mlp"
+    up: Paths = "mlp.up_proj"
+    gate: Paths | None = "mlp.gate_proj"
+    gate_up: Paths | None = None
+    first_position: int = 0

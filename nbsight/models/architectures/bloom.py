@@ -1,6 +1,6 @@
 """BLOOM: its modules return the stream with their contribution added, which the last matrix gives alone."""
 
-from nbsight.models.architectures.base import Architecture
+from nbsight.models.architectures.base import Architecture, always, never
 
 ARCHITECTURES = (
     Architecture(
@@ -16,5 +16,12 @@ ARCHITECTURES = (
         mlp_out="mlp.dense_4h_to_h.output",
         is_post_norm=lambda config: bool(config.apply_residual_connection_post_layernorm),
         why_no_positions="positions are biases on the attention scores (ALiBi)",
+        qkv="self_attention.query_key_value",
+        is_grouped=always,
+        is_rotary=never,
+        attends=lambda config: (),
+        pattern="self_attention_dropout_0.output",
+        up="mlp.dense_h_to_4h",
+        gate=None,
     ),
 )

@@ -16,5 +16,15 @@ ARCHITECTURES = (
         is_parallel=lambda config: bool(config.new_decoder_architecture or config.parallel_attn),
         overwritten=frozenset({"mlp_out"}),
         why_no_positions="positions are rotary or biases on the attention scores (ALiBi)",
+        qkv="self_attention.query_key_value",
+        is_grouped=lambda config: bool(config.new_decoder_architecture or not config.multi_query),
+        is_rotary=lambda config: not config.alibi,
+        # One call for each kind of positions.
+        attends=lambda config: (
+            f"torch_nn_functional_scaled_dot_product_attention_{1 if config.alibi else 0}",
+            f"F_scaled_dot_product_attention_{1 if config.alibi else 0}",
+        ),
+        up="mlp.dense_h_to_4h",
+        gate=None,
     ),
 )

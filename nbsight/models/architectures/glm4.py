@@ -8,5 +8,6 @@ ARCHITECTURES = (
         model_types=("glm4",),
         attn_out="post_self_attn_layernorm.output",
         mlp_out="post_mlp_layernorm.output",
+        gate_up="mlp.gate_up_proj",
     ),
 )

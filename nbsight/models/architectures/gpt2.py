@@ -1,6 +1,6 @@
 """GPT-2 and GPT-BigCode: learned positions, one norm before each part."""
 
-from nbsight.models.architectures.base import Architecture
+from nbsight.models.architectures.base import Architecture, never
 
 ARCHITECTURES = (
     Architecture(
@@ -16,5 +16,10 @@ ARCHITECTURES = (
         attn_out="attn.output",
         resid_mid="ln_2.input",
         mlp_out="mlp.output",
+        qkv="attn.c_attn",
+        is_grouped=lambda config: config.model_type == "gpt_bigcode" and not config.multi_query,
+        is_rotary=never,
+        up="mlp.c_fc",
+        gate=None,
     ),
 )

@@ -1,6 +1,6 @@
 """GPT-Neo: built like GPT-2."""
 
-from nbsight.models.architectures.base import Architecture
+from nbsight.models.architectures.base import Architecture, never
 
 ARCHITECTURES = (
     Architecture(
@@ -15,5 +15,12 @@ ARCHITECTURES = (
         down="mlp.c_proj",
         attn_out="attn.output",
         resid_mid="ln_2.input",
+        q="attn.attention.q_proj",
+        k="attn.attention.k_proj",
+        v="attn.attention.v_proj",
+        is_rotary=never,
+        attends=lambda config: ("self__attn",),
+        up="mlp.c_fc",
+        gate=None,
     ),
 )

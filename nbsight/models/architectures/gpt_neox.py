@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: parallel unless the configuration says otherwise; two norms either way."""
 
-from nbsight.models.architectures.base import Architecture
+from nbsight.models.architectures.base import Architecture, always
 
 ARCHITECTURES = (
     Architecture(
@@ -14,5 +14,10 @@ ARCHITECTURES = (
         attn_out="post_attention_dropout.output",
         mlp_out="post_mlp_dropout.output",
         is_parallel=lambda config: bool(config.use_parallel_residual),
+        qkv="attention.query_key_value",
+        is_grouped=always,
+        attends=lambda config: ("attention_interface", "GPTNEOX_ATTENTION_FUNCTION"),
+        up="mlp.dense_h_to_4h",
+        gate=None,
     ),
 )

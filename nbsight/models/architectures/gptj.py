@@ -14,5 +14,11 @@ ARCHITECTURES = (
         down="mlp.fc_out",
         attn_out="attn.output",
         is_parallel=lambda config: True,
+        q="attn.q_proj",
+        k="attn.k_proj",
+        v="attn.v_proj",
+        attends=lambda config: ("self__attn",),
+        up="mlp.fc_in",
+        gate=None,
     ),
 )

@@ -16,5 +16,6 @@ ARCHITECTURES = (
             "starcoder2",
         ),
         down=("mlp.down_proj", "mlp.c_proj"),
+        up=("mlp.up_proj", "mlp.c_fc"),
     ),
 )

@@ -1,6 +1,6 @@
 """MPT: its MLP returns the stream with the contribution added, which the last matrix gives alone."""
 
-from nbsight.models.architectures.base import Architecture
+from nbsight.models.architectures.base import Architecture, never
 
 ARCHITECTURES = (
     Architecture(
@@ -16,5 +16,11 @@ ARCHITECTURES = (
         resid_mid="norm_2.input",
         mlp_out="ffn.down_proj.output",
         why_no_positions="positions are biases on the attention scores (ALiBi)",
+        qkv="attn.Wqkv",
+        is_rotary=never,
+        attends=lambda config: (),
+        mlp="ffn",
+        up="ffn.up_proj",
+        gate=None,
     ),
 )

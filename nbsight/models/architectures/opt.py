@@ -1,6 +1,6 @@
 """OPT: its MLP is no module, and its tensors have rows and positions in one dimension; 350m is post-norm."""
 
-from nbsight.models.architectures.base import Architecture
+from nbsight.models.architectures.base import Architecture, never
 
 ARCHITECTURES = (
     Architecture(
@@ -15,5 +15,10 @@ ARCHITECTURES = (
         mlp_out="fc2.output",
         is_post_norm=lambda config: not config.do_layer_norm_before,
         flat=frozenset({"resid_mid", "mlp_out"}),
+        is_rotary=never,
+        mlp=None,
+        up="fc1",
+        gate=None,
+        first_position=2,
     ),
 )

@@ -10,5 +10,7 @@ ARCHITECTURES = (
         mix="self_attn.dense",
         down="mlp.fc2",
         is_parallel=lambda config: True,
+        up="mlp.fc1",
+        gate=None,
     ),
 )

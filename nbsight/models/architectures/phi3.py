@@ -8,5 +8,7 @@ ARCHITECTURES = (
         model_types=("phi3",),
         attn_out="resid_attn_dropout.output",
         mlp_out="resid_mlp_dropout.output",
+        qkv="self_attn.qkv_proj",
+        gate_up="mlp.gate_up_proj",
     ),
 )
