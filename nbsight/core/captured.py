@@ -9,6 +9,7 @@ from nbsight.core.backend import Job, resolve
 from nbsight.core.capture import Block, BodySkipped, block_at, lines_of, skip_body
 from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.scope import frame_values, write_back
+from nbsight.core.tracebacks import entries_of, is_own, joined
 from nbsight.errors import CaptureError
 
 __all__ = ["Captured", "need_block"]
@@ -95,4 +96,11 @@ class Captured:
             lines=lines_of(frame),
             globals=frame.f_globals if frame.f_locals is frame.f_globals else None,
         )
-        write_back(self.frame, resolve(remote).run(job))
+        try:
+            values = resolve(remote).run(job)
+        except Exception as error:
+            # What it came up during is how the block was kept from running here: no news to the user.
+            error.__suppress_context__ = True
+            error.__traceback__ = joined(e for e in entries_of(error.__traceback__) if not is_own(e))
+            raise
+        write_back(self.frame, values)

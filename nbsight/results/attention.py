@@ -47,6 +47,7 @@ class AttentionDifference(Result):
         return (
             f"Eager attention against {self.implementation}: logits differ by {self.largest:.1e} at most, "
             f"next-token distributions by {float(self.shift.max()):.1e} (total variation)\n"
-            f"  attention results, over {len(self.layers)} layers: {float(self.attention.max()):.1e} at most, "
+            f"  attention results, over {len(self.layers)} layers: "
+            f"{float(self.attention.max()):.1e} at most, "
             f"in layer {int(self.attention.argmax())}"
         )

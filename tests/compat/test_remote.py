@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -68,7 +70,12 @@ def test_a_session_travels_as_one(model):
     assert torch.allclose(logits, wanted.logits[:, -1], atol=1e-5)
 
 
-def test_a_server_is_not_part_of_this_version(model):
-    with pytest.raises(nnsight.NbsightError, match="not part of this version"):
+def test_without_a_server_the_error_says_how_to_start_one(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("NBSIGHT_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("NBSIGHT_HOST", raising=False)
+    with pytest.raises(nnsight.NbsightError, match="none runs on this computer") as caught:
         with model.trace(PROMPT, remote=True):
             model.output.save()
+    assert caught.value.__suppress_context__  # how the block was left out is no news
+    ours = {"tracer.py", "captured.py"}  # they raise it again
+    assert {Path(str(entry.path)).name for entry in caught.traceback} <= {Path(__file__).name, *ours}
