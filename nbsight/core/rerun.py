@@ -74,6 +74,8 @@ class Rerun(Run):
         #: The same for a block in place; a change of what it was shown there is lost by now.
         self.frontier: tuple[Any, str, int] | None = None
         self.left: list[tuple[Site, Reached | None]] = []
+        #: These three as they were until the frontier was reached: a search may only have passed by it.
+        self.past: tuple[Any, Any, list[tuple[Site, Reached | None]]] | None = None
         for one in late:
             self._note_stand(one)
         self._find_frontier(tracer, first, late[0].stood)
@@ -97,6 +99,8 @@ class Rerun(Run):
             self.left.append((stood, late.last))
 
     def _find_frontier(self, tracer: Tracer, first: Run, stood: Site | None) -> None:
+        if isinstance(first, Rerun) and first.behind is None and first.past and stood and stood.is_repeated:
+            first.behind, first.frontier, first.left = first.past  # the block has not come as far again
         if isinstance(first, Rerun) and first.behind is not None:
             self.behind, self.frontier = first.behind, first.frontier
             self.left = [*first.left, *self.left]
@@ -139,6 +143,12 @@ class Rerun(Run):
         self._states = states()
         super().advance()
 
+    def go(self, module: Any, kind: str) -> None:
+        """Drive the model to where the block asked; from beyond the frontier there is no way back to it."""
+        super().go(module, kind)
+        if self.behind is None and self.site is not None:
+            self.past = None
+
     def act(self) -> None:
         """What is done wherever the model stops: kept edits, then the block's, then the bodies."""
         if self.kept is not None:
@@ -146,6 +156,7 @@ class Rerun(Run):
         site = self.site
         if site is not None:
             self._put_back(site)
+            site.is_repeated = self.behind is not None
         if states() != self._states:
             restore(self._states)
             why = "the model draws random numbers, so it would be another one"
@@ -171,7 +182,17 @@ class Rerun(Run):
         if stood is not None:
             self._compare(site.value, stood)
         if place == self.frontier:
+            self.past = self.behind, self.frontier, self.left
             self.behind, self.frontier, self.left = None, None, []
+            self._forget_writes()
+
+    def _forget_writes(self) -> None:
+        """What was written beyond where the block stood is of kept edits: they act anew, on what it does."""
+        for place in {*self._writes, *self._skips} & self._places:
+            self._places.remove(place)
+            self._own.remove(place[:2])
+            self.unwant(place[:2])
+        self._writes, self._skips = {}, {}
 
     def _change(self, value: Any, written: Any) -> None:
         """Change a value in place, as the block has: what shares its memory changes too."""
@@ -217,6 +238,7 @@ class Rerun(Run):
         super().close()
         self.kept = self.crew = None
         self.left, self.proofs, self.final, self._writes, self._skips = [], {}, None, {}, {}
+        self.past = None
 
     def conclude(self) -> None:
         """Go on to where the first run stood, to see that this one is the same."""

@@ -112,6 +112,8 @@ class Site:
     #: Whether another value was put in the place of the one that came, and whether that is not all.
     is_replaced: bool = False
     is_mixed: bool = False
+    #: Whether a second forward stood here that had not come as far again as the first.
+    is_repeated: bool = False
     #: What a container holds, and counts of its changes, when the model came here.
     versions: Sequence[tuple[Any, Any]] = ()
     #: What was made from this value and shown in its stead; each knows how it goes back into it.

@@ -694,6 +694,36 @@ def changed(act, number):
     return change
 
 
+def test_what_two_extra_forwards_went_back_behind_stays_behind():
+    net = build(Chain, 3)
+    model = wrap(net)
+    with pytest.raises(OutOfOrderError, match="after the model had gone on from it"):
+        with model.trace(rows(seed=1)):
+            model.h[0].lin.output[..., 0] = 2
+            given = model.h[0].lin.input
+            model.h[0].input
+            given = model.h[0].lin.input
+            given[..., 0] = 4  # what was read of `lin.output` came of another input
+            model.output
+
+
+def test_a_kept_edit_acts_on_what_the_block_writes_after_an_extra_forward():
+    net = build(Chain, 3)
+    model = wrap(net)
+    with model.edit(inplace=True):
+        model.h[0].act.output[:] = model.h[0].act.output + 1
+    with model.trace(rows(seed=1)):
+        model.h[0].lin.input
+        model.h[0].input
+        model.h[0].lin.input[..., 0] = 4
+        out = model.output
+    edits = {
+        ("h.0.act", "o"): lambda value: value + 1,
+        ("h.0.lin", "i"): changed("in place", 4),
+    }
+    assert same(out, with_hooks(net, rows(seed=1), edits)[""])
+
+
 @given(st.lists(st.tuples(st.sampled_from([*TIMES]), st.sampled_from(ACTS)), max_size=8), st.booleans())
 def test_random_orders_of_reads_and_edits_equal_hooks(steps, kept):
     net = build(Chain, 3)
