@@ -57,7 +57,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "fixed": lambda: fixed.repeated(some * 2) + fixed.first_run(many * 2),
         "sweeping": lambda: traces.sweeping(tiny, some),
         "patching": patching,
-        "lens": lambda: lens.lens(few * 2, processes.lens_peaks()),
+        "lens": lambda: [] if quick else lens.lens(9, processes.lens_peaks()),
         "generating": lambda: traces.generating(tiny, some),
         "gradients": lambda: traces.gradients(tiny, "tiny", some, 0.70, 0.60) + large("gradients"),
         "memory": lambda: processes.memory(quick),
