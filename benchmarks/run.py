@@ -47,9 +47,9 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         yield from sweeps.by_sites(tiny, "tiny", few * 2)
         if not quick:
             big = subject(768)
-            yield from sweeps.patching(big, "d=768", few, 9, 0.15, 0.45)
-            yield from sweeps.patching(big, "d=768", few, 32, None, 0.35)
-            yield from sweeps.by_sites(big, "d=768", few)
+            yield from sweeps.patching(big, "d=768", 5, 9, 0.15, 0.45)
+            yield from sweeps.patching(big, "d=768", 5, 32, None, 0.35)
+            yield from sweeps.by_sites(big, "d=768", 5)
 
     return {
         "reading": lambda: traces.reading(tiny, "tiny", many) + large("reading"),
@@ -57,7 +57,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "fixed": lambda: fixed.repeated(some * 2) + fixed.first_run(many * 2),
         "sweeping": lambda: traces.sweeping(tiny, some),
         "patching": patching,
-        "lens": lambda: lens.lens(few * 2, processes.lens_peaks()),
+        "lens": lambda: [] if quick else lens.lens(9, processes.lens_peaks()),
         "generating": lambda: traces.generating(tiny, some),
         "gradients": lambda: traces.gradients(tiny, "tiny", some, 0.70, 0.60) + large("gradients"),
         "memory": lambda: processes.memory(quick),

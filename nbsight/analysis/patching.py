@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from nbsight.analysis.chosen import Chosen, Spot, words_of
-from nbsight.analysis.growing import Point, stored_values
-from nbsight.analysis.metrics import Answers, Metric, metric_of, notes_on
+from nbsight.analysis.chosen import Chosen
+from nbsight.analysis.growing import stored_values
+from nbsight.analysis.metrics import Answers, metric_of, notes_on
+from nbsight.analysis.pairs import (
+    Align,
+    answers_for,
+    check_labels,
+    is_list_of_text,
+    make_pair,
+    notes_on_pair,
+    prompts_of,
+)
 from nbsight.analysis.patch_runs import PatchRuns
 from nbsight.analysis.stoppable import Stoppable
 from nbsight.analysis.sweep import Sweep
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
-from nbsight.models.tokens import describe_lengths
 from nbsight.results.patching import Patching, has_share
 
 __all__ = ["PatchingSweep", "activation_patching"]
@@ -37,6 +44,7 @@ def activation_patching(
     layers: Sequence[int] | None = None,
     positions: Sequence[int | str | slice] | dict[str, Any] | None = None,
     heads: bool | Sequence[int] = True,
+    align: Align = None,
     direction: str = "denoise",
     batch: int | None = None,
     progress: bool | None = None,
@@ -47,7 +55,8 @@ def activation_patching(
     Args:
         model: A language model.
         clean: The prompt that is answered rightly, or a list of prompts.
-        corrupted: The same prompt with something else in it, with as many tokens; or a list.
+        corrupted: The same prompt with something else in it, with as many tokens unless `align` is given; or
+            a list.
         answers: The right answer and the other one, each one token; or such a pair for each pair of prompts.
         metric: What is measured of the last position's logits, (row, d_vocab) to (row,): a function, a
             `Metric`, or "logit_difference" (the default), "probability" or "kl".
@@ -57,6 +66,9 @@ def activation_patching(
             is a span that is patched as a whole: `["Eiffel Tower", -1]`. A dictionary names spans:
             `{"subject": [1, 2, 3], "last": -1}`, or a list of spans, one for each pair.
         heads: For `z`: True patches head by head, False all heads at once, or a list of heads.
+        align: For prompts of different lengths, which positions correspond: "diff" finds what they have in
+            common, `{"Eiffel Tower": "Colosseum"}` says which strings stand for each other, clean first; or
+            one of these for each pair. Positions are then those of the prompt that is run.
         direction: "denoise" runs the corrupted prompt and patches from the clean one; "noise" the other way.
         batch: Runs in one batch; by default as many as fit the free memory.
         progress: Whether to show a bar; by default when it takes longer than half a second.
@@ -84,24 +96,11 @@ def activation_patching(
         layers=layers,
         positions=positions,
         heads=heads,
+        align=align,
         direction=direction,
         batch=batch,
     )
     return sweep.run(progress=progress, on_batch=on_batch)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """One pair of prompts, ready to run."""
-
-    base: torch.Tensor
-    donor: torch.Tensor
-    clean_text: str
-    corrupted_text: str
-    metric: Metric
-    spans: tuple[tuple[int, ...], ...]
-    points: Sequence[Point]
-    spots: Sequence[Spot]
 
 
 class PatchingSweep(Stoppable[Patching]):
@@ -128,6 +127,7 @@ class PatchingSweep(Stoppable[Patching]):
         layers: Sequence[int] | None = None,
         positions: Sequence[int | str | slice] | dict[str, Any] | None = None,
         heads: bool | Sequence[int] = True,
+        align: Align = None,
         direction: str = "denoise",
         batch: int | None = None,
     ) -> None:
@@ -137,22 +137,29 @@ class PatchingSweep(Stoppable[Patching]):
             )
         self.model, self.direction, self.batch = model, direction, batch
         self.chosen = Chosen(model, sites, layers, heads)
-        pairs = _prompts(model, clean, corrupted)
-        self._answers = _answers_for(answers, len(pairs))
-        self.labels: tuple[str, ...] = ()
+        prompts = prompts_of(model, clean, corrupted)
+        self._answers = answers_for(answers, len(prompts))
         self.pairs = [
-            self._pair(number, clean_ids, other_ids, metric, positions)
-            for number, (clean_ids, other_ids) in enumerate(pairs)
+            make_pair(self.chosen, number, *ids, direction=direction, positions=positions, align=align)
+            for number, ids in enumerate(prompts)
+        ]
+        check_labels(self.pairs)
+        self.labels = self.pairs[0].labels
+        self.metrics = [
+            metric_of(model, metric, None if self._answers is None else self._answers[number], clean_ids)
+            for number, (clean_ids, _) in enumerate(prompts)
         ]
         self.runs = PatchRuns(
             model,
-            *(prompts[0] if _is_list_of_text(prompts) else prompts for prompts in (clean, corrupted)),
+            *(prompts[0] if is_list_of_text(prompts) else prompts for prompts in (clean, corrupted)),
             answers=None if self._answers is None else self._answers[0],
             metric=metric,
         )
         spoken = self._answers if metric is None or isinstance(metric, str) else None
         said = [note for answers in spoken or () for note in notes_on(model, answers)]
-        self.notes = [*dict.fromkeys(said), *self._notes_on_prompts()]
+        self.notes = [*dict.fromkeys(said)]
+        for number, pair in enumerate(self.pairs):
+            self.notes += notes_on_pair(pair, self._of(number), self.chosen.sites)
         self._sweeps: list[Sweep | None] = [None] * len(self.pairs)
         self._ends = [np.nan] * len(self.pairs)
         self._provenance = provenance(
@@ -199,8 +206,8 @@ class PatchingSweep(Stoppable[Patching]):
             head_values=np.stack(by_head) if by_head else None,
             clean=np.array(ends if denoise else bases),
             corrupted=np.array(bases if denoise else ends),
-            metric=self.pairs[0].metric.name,
-            unit=self.pairs[0].metric.unit,
+            metric=self.metrics[0].name,
+            unit=self.metrics[0].unit,
             direction=self.direction,
             notes=(*self.notes, *self._notes_on_ends(*((ends, bases) if denoise else (bases, ends)))),
             provenance={**self._provenance, "batch": self._sweeps[0].rows if self._sweeps[0] else None},
@@ -210,65 +217,13 @@ class PatchingSweep(Stoppable[Patching]):
 
     # -- preparing -----------------------------------------------------------------------------
 
-    def _pair(
-        self, number: int, clean: torch.Tensor, corrupted: torch.Tensor, metric: Any, positions: Any
-    ) -> _Pair:
-        if clean.shape != corrupted.shape:
-            ids = clean[0].tolist(), corrupted[0].tolist()
-            shown = describe_lengths(self.model.tokenizer, *ids, ("clean", "corrupted"))
-            raise InputError(f"patching position by position needs prompts of equal length:\n{shown}")
-        base, donor = (corrupted, clean) if self.direction == "denoise" else (clean, corrupted)
-        labels, spans = self.chosen.spans(positions, number, base, donor)
-        if not self.labels:
-            self.labels = labels
-        elif len(spans) != len(self.labels):
-            raise InputError(
-                f"the first pair of prompts has {len(self.labels)} positions and pair {number} has "
-                f"{len(spans)}, so they have no common axis. Name spans, one for each pair: "
-                '`positions={"subject": [[1, 2], [1, 2, 3]], "last": -1}`.'
-            )
-        answers = None if self._answers is None else self._answers[number]
-        return _Pair(
-            base,
-            donor,
-            "".join(words_of(self.model, clean)),
-            "".join(words_of(self.model, corrupted)),
-            metric_of(self.model, metric, answers, clean),
-            spans,
-            *self.chosen.points(spans),
-        )
-
     def _of(self, number: int) -> str:
         return f" of pair {number}" if len(self.pairs) > 1 else ""
-
-    def _notes_on_prompts(self) -> list[str]:
-        """What the prompts make certain before anything is run."""
-        notes = []
-        streams = any(site.startswith("resid") for site in self.chosen.sites)
-        for number, pair in enumerate(self.pairs):
-            length, of = pair.base.shape[1], self._of(number)
-            whole = [
-                label for label, span in zip(self.labels, pair.spans, strict=True) if len(set(span)) == length
-            ]
-            if whole and streams:
-                notes.append(
-                    f"`{whole[0]}`{of} is every position: patching the whole stream there gives the donor's "
-                    "prediction by construction."
-                )
-            differs = (pair.base != pair.donor)[0].nonzero().flatten().tolist()
-            if not differs:
-                notes.append(f"both prompts{of} are the same, so no patch can change anything.")
-            elif all(position < differs[0] for span in pair.spans for position in span):
-                notes.append(
-                    f"the prompts{of} differ from position {differs[0]} on, and only positions before it are "
-                    "patched: they hold the same in both runs."
-                )
-        return notes
 
     def _notes_on_ends(self, clean: Sequence[float], corrupted: Sequence[float]) -> Iterator[str]:
         """What the two runs that every patch lies between say, once they are known."""
         for number, (high, low) in enumerate(zip(clean, corrupted, strict=True)):
-            of, metric = self._of(number), self.pairs[number].metric
+            of, metric = self._of(number), self.metrics[number]
             if not (np.isfinite(high) and np.isfinite(low)):
                 continue
             if not has_share(high, low):
@@ -287,59 +242,21 @@ class PatchingSweep(Stoppable[Patching]):
     def _sweep(self, number: int) -> Sweep:
         sweep = self._sweeps[number]
         if sweep is None:
-            pair = self.pairs[number]
+            pair, metric = self.pairs[number], self.metrics[number]
             stored, logits = stored_values(self.model, pair.donor, self.chosen.sites, self.chosen.layers)
-            self._ends[number] = float(pair.metric.numbers(logits)[0])
+            self._ends[number] = float(metric.numbers(logits)[0])
 
             def change(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
-                return stored[layer, site][where].to(current.device)
+                places = where[0] if pair.partner is None else pair.partner.to(where[0].device)[where[0]]
+                index = (places, *where[1:])
+                return stored[layer, site][index].to(current.device)
 
             sweep = self._sweeps[number] = Sweep(
                 self.model,
                 pair.base,
                 pair.points,
                 change,
-                lambda logits: pair.metric.numbers(logits[:, 0]),
+                lambda logits: metric.numbers(logits[:, 0]),
                 batch=self.batch,
             )
         return sweep
-
-
-# -- what was asked for ------------------------------------------------------------------------------
-
-
-def _prompts(model: LanguageModel, clean: Any, corrupted: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    many = [_is_list_of_text(prompts) for prompts in (clean, corrupted)]
-    if many[0] != many[1]:
-        raise InputError("give one clean and one corrupted prompt, or a list of each.")
-    pairs = list(zip(clean, corrupted, strict=False)) if many[0] else [(clean, corrupted)]
-    if many[0] and (len(clean) != len(corrupted) or not clean):
-        raise InputError(
-            f"there are {len(clean)} clean prompts and {len(corrupted)} corrupted ones; give pairs."
-        )
-    found = []
-    for one, other in pairs:
-        ids = model.to_tokens(one), model.to_tokens(other)
-        if any(len(part) != 1 for part in ids):
-            raise InputError(
-                "each clean and each corrupted prompt is one prompt; for several give lists of text."
-            )
-        found.append(ids)
-    return found
-
-
-def _is_list_of_text(prompts: Any) -> bool:
-    return isinstance(prompts, (list, tuple)) and all(isinstance(prompt, str) for prompt in prompts)
-
-
-def _answers_for(answers: Any, count: int) -> list[Answers] | None:
-    if answers is None:
-        return None
-    if len(answers) == 2 and all(isinstance(answer, (str, int)) for answer in answers):
-        return [tuple(answers)] * count
-    if len(answers) != count or any(isinstance(pair, str) or len(pair) != 2 for pair in answers):
-        raise InputError(
-            'answers are the right one and the other one, `(" Paris", " Rome")`, or such a pair for each of '
-            f"the {count} pairs of prompts; these are {answers!r}."
-        )
-    return [tuple(pair) for pair in answers]

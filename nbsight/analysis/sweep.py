@@ -65,7 +65,8 @@ class Sweep:
         if batch is not None and (not isinstance(batch, int) or batch < 1):
             raise InputError(f"batch={batch!r} is no number of runs; write 1 or more.")
         self.model, self.ids, self.points = model, ids, tuple(points)
-        self.change, self.measure, self.read = change, measure, tuple(read)
+        self.change: Change | None = change
+        self.measure, self.read = measure, tuple(read)
         self.grow, self.prefix = grow, prefix
         if is_edited(model):
             # A kept edit may speak of rows and positions: each run is as a trace of it would be.
@@ -89,6 +90,8 @@ class Sweep:
         return len(self.points)
 
     def __iter__(self) -> Iterator[int]:
+        if self.is_complete:
+            return
         if self._plain is None and not self._waiting:
             self._begin()
         while self._waiting:
@@ -108,6 +111,8 @@ class Sweep:
                 yield int(self.done.sum())
                 continue
             let_go()  # here, where the error and all that it holds are gone
+        # With many prompts, what only runs need would fill the memory.
+        self._plain = self.change = None
 
     def run(self) -> None:
         """Run what is left; whatever stops it leaves what is done, and `run` goes on from there."""
@@ -160,6 +165,7 @@ class Sweep:
                 return measured[1:]
         if not points:
             return self.values[:0] if self.values is not None else np.empty(0)
+        assert self.change is not None
         logits = run_points(
             self.model, self._plain, points, self.change, self.read, grow=bool(self.grow), start=start
         )

@@ -16,6 +16,7 @@ from nbsight.analysis.progress import Progress
 from nbsight.errors import InputError, NbsightWarning, UnknownArchitectureError
 from nbsight.models import provenance as provenance_of
 from nbsight.models.language_model import LanguageModel
+from nbsight.results.alignment import align
 from nbsight.results.base import load_result
 from nbsight.results.patching import Patching, has_share
 from tests.models.architectures import AVAILABLE, make
@@ -541,6 +542,70 @@ def test_prompts_that_do_not_line_up_show_both_token_lists(model):
         activation_patching(model, "The cat is", CORRUPTED, answers=ANSWERS)
     assert "Colos" in str(caught.value)
     assert "cat" in str(caught.value)
+
+
+LONGER = "The Eiffel Tower, as we know, is in the city of"
+
+
+def moved_by_hand(model, base, donor, site, layer, pairs):
+    """The last logits of a run whose places get what other places of another run hold, by plain hooks."""
+    donors = streams(model, donor)[0]
+    here = torch.zeros(1, len(model.to_str_tokens(base)), model.std.d_model)
+    for target, source in pairs:
+        here[:, target] = donors[site, layer][:, source]
+    return patched_by_hand(model, base, {(site, layer): here}, site, layer, [one for one, _ in pairs])
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_prompts_of_different_lengths_are_patched_where_they_correspond(model, direction):
+    lined = align(model.tokens(LONGER), model.tokens(CORRUPTED), how="diff")
+    assert lined.only_first
+    result = activation_patching(
+        model, LONGER, CORRUPTED, answers=ANSWERS, align="diff", direction=direction, layers=[0, 5, 11]
+    )
+    denoise = direction == "denoise"
+    base, donor = (CORRUPTED, LONGER) if denoise else (LONGER, CORRUPTED)
+    pairs = sorted((second, first) if denoise else (first, second) for first, second in lined.pairs)
+    assert len(result.positions) == len(pairs)
+    for row, layer in enumerate(result.layers):
+        for column, pair in enumerate(pairs):
+            want = difference(model, moved_by_hand(model, base, donor, "resid_post", layer, [pair]))
+            assert result.values[0, 0, row, column] == pytest.approx(want, abs=1e-4)
+
+
+def test_strings_say_what_corresponds(model):
+    clean, corrupted = "The Eiffel Tower is in the city of", "The Colosseum of old is in the city of"
+    result = activation_patching(
+        model,
+        clean,
+        corrupted,
+        answers=ANSWERS,
+        align={"Eiffel Tower": "Colosseum of old"},
+        positions={"subject": "of old", "last": -1},
+        layers=[1],
+    )
+    length = len(model.to_str_tokens(corrupted))
+    pairs = {"subject": [(3, 1), (4, 2)], "last": [(length - 1, 7)]}
+    for column, name in enumerate(result.positions):
+        want = difference(model, moved_by_hand(model, corrupted, clean, "resid_post", 1, pairs[name]))
+        assert result.values[0, 0, 0, column] == pytest.approx(want, abs=1e-4)
+
+
+def test_a_position_without_a_partner_is_refused(model):
+    with pytest.raises(InputError, match=r"position 3 of the prompt that is run .* has no partner"):
+        activation_patching(
+            model,
+            LONGER,
+            CORRUPTED,
+            answers=ANSWERS,
+            align="diff",
+            direction="noise",
+            positions=[3],
+        )
+    with pytest.raises(InputError, match="`align` lists 1 ways to line prompts up, and there is a pair 1"):
+        activation_patching(
+            model, [LONGER] * 2, [CORRUPTED] * 2, answers=ANSWERS, align=["diff"], positions=[-1]
+        )
 
 
 def test_one_prompt_and_several_are_refused(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -124,6 +125,23 @@ def test_logits_are_those_of_the_positions_that_are_read(gpt2):
     assert torch.allclose(plain.logits[0], want[[2, -1]], atol=1e-5)
     assert torch.allclose(logits[0, 0], want[2], atol=1e-5)  # before the changed position
     assert not torch.allclose(logits[0, 1], want[-1], atol=1e-3)
+
+
+def test_what_only_runs_need_is_let_go_of(gpt2):
+    donor = torch.ones(48)
+    held = weakref.ref(donor)
+
+    def change(layer, site, where, current, donor=donor):
+        return current + donor
+
+    sweep = Sweep(gpt2, IDS, all_points(2), change, measure, batch=10)
+    del change, donor
+    for _ in sweep:
+        assert held() is not None or sweep.is_complete
+    assert held() is None
+    values = sweep.values.copy()
+    sweep.run()  # nothing is left, and nothing is run again
+    assert np.array_equal(sweep.values, values)
 
 
 def test_it_can_be_stopped_and_goes_on(gpt2):
