@@ -91,7 +91,7 @@ class _Sums:
         self.top = torch.empty(0)
 
     def add(self, part: torch.Tensor) -> None:
-        """Take the next part of the vocabulary, logits of shape (row, token)."""
+        """Take the next part of the vocabulary, logits of shape (row, token), which are used up."""
         top = part.amax(-1)
         if not len(self.top):
             self.top, self.total = top, torch.zeros_like(top)
@@ -100,7 +100,7 @@ class _Sums:
         top = torch.maximum(self.top, top)
         moved = self.top - top
         fade = moved.exp()
-        relative = part - top[:, None]
+        relative = part.sub_(top[:, None])
         shares = relative.exp()
         last = shares.unflatten(0, self.shape)[-1]
         # The last layer's shares over every layer's logits; the rest is each layer's own.

@@ -165,7 +165,6 @@ def test_an_architecture_that_fails_its_check_is_refused_and_its_own_paths_work(
     table = nbsight.verify(model)
     assert not table.ok
     assert table["attn_out"].status == "refused"
-    on_one_screen(repr(table))
     with model.trace([5, 6, 7]):
         assert model.transformer.h[0].attn.output[0].shape[-1] == 48
 

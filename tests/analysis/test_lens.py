@@ -146,7 +146,7 @@ def test_the_last_row_is_checked_against_the_run_itself(demo):
     assert f"the last row is the model's own output (probabilities within {lens.check:.0e})" in repr(lens)
     with demo.edit() as edited:
         # Behind the last block, so that only the model's own output has it.
-        edited.transformer.ln_f.output[:] = edited.transformer.ln_f.output * 3
+        edited.transformer.ln_f.output[:] = edited.transformer.ln_f.output * 0.3
     lens = logit_lens(edited, PROMPT)
     with edited.trace(PROMPT):
         own = edited.output.logits[0, -1].softmax(-1)
