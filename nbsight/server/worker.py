@@ -34,6 +34,7 @@ from nbsight.wire.execute import answer
 from nbsight.wire.failures import record_of
 from nbsight.wire.jobs import fingerprint, tree_lines
 from nbsight.wire.messages import JobHeader, frame, unframe, unpack
+from nbsight.wire.source import stay_away
 
 __all__ = ["JobStopped", "Worker", "main"]
 
@@ -71,20 +72,22 @@ class Worker:
         """Take what the server says; without a server there is nobody to work for."""
         main = threading.main_thread().ident
         assert main is not None
-        with suppress(OSError, ValueError):
+        try:
             for message in self.channel.lines():
                 if message["do"] == "stop":
                     self.stopping = message["job"]
                     signal.pthread_kill(main, signal.SIGUSR1)
                 else:
                     self.tasks.put(message)
-        os._exit(0)
+        finally:  # also where a job has left no memory for this thread: nobody would hear the server
+            os._exit(0)
 
     def beat(self) -> None:
         """Say now and then that the process lives."""
         with suppress(OSError):
             while True:
-                self.channel.send("beat")
+                with suppress(MemoryError):  # the job's limit holds for this thread too
+                    self.channel.send("beat")
                 time.sleep(_BEAT)
 
     def stop(self, signum: int, where: FrameType | None) -> None:
@@ -199,6 +202,8 @@ class Worker:
                         parameter.grad = None
             if any(part.training for part in parts):
                 module.eval()
+        if self.tier == "program":
+            torch.seed()  # what one owner has seeded tells him nothing of the next one's samples
         torch.set_grad_enabled(True)
         torch.set_default_dtype(torch.float32)
         gc.collect(1)
@@ -252,6 +257,7 @@ def _open(name: str, kind: str, options: dict[str, Any]) -> Any:
 
 def main() -> None:
     """The process."""
+    stay_away()
     worker = Worker(Channel(int(sys.argv[1])))
     signal.signal(signal.SIGUSR1, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
