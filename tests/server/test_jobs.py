@@ -261,36 +261,40 @@ def test_an_interrupt_lets_the_job_go_on_and_a_second_one_cancels_it(ada):
     program = """
         from nbsight.models.language_model import LanguageModel
         model = LanguageModel("nbsight/demo")
-        with model.trace("The capital of France is", remote=True):
-            import time
-            print("begun", flush=True)
-            for _ in range(250):
-                time.sleep(0.01)
-            done = 1
+        for seconds in (1, 15):
+            try:
+                with model.trace("The capital of France is", remote=True):
+                    import time
+                    print("begun", flush=True)
+                    for _ in range(100 * seconds):
+                        time.sleep(0.01)
+                    done = 1
+            except KeyboardInterrupt:
+                print("stopped", flush=True)
     """
+    path = ada.folder / "interrupted.py"
+    path.write_text(textwrap.dedent(program))
     environment = {**os.environ, "NBSIGHT_HOST": ada.url, "NBSIGHT_API_KEY": KEYS["ada"]}
-    states = []
+    process = subprocess.Popen(
+        [sys.executable, str(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
     for interrupts in (1, 2):
-        path = ada.folder / f"interrupted_{interrupts}.py"
-        path.write_text(textwrap.dedent(program))
-        process = subprocess.Popen(
-            [sys.executable, str(path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         while "goes on without this cell" not in process.stderr.readline():
             pass
         if interrupts == 2:
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-        states.append(RemoteJob(ada.client(), ada.client().jobs(1)[0].id).wait().state)
-    assert states == ["COMPLETED", "CANCELLED"]
+        assert process.stdout.readline() == "stopped\n"
+    process.communicate(timeout=20)
+    newest = [RemoteJob(ada.client(), info.id).wait().state for info in ada.client().jobs(2)]
+    assert newest == ["CANCELLED", "COMPLETED"]
 
 
 # -- owners and keys -------------------------------------------------------------------------------

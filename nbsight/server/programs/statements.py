@@ -199,15 +199,13 @@ class Interpreter(Evaluator):
             self.fail(node, scope, TypeError(f"a {type(manager).__name__} is not entered in a program."))
 
     def _manager(self, node: ast.expr, scope: Scope) -> Any:
-        """What a `with` enters; `model.generate(...)` is a run here, and a call that runs at once elsewhere."""
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr == "generate"
-        ):
+        """What a `with` enters; `model.generate(...)` is a run here, and runs at once elsewhere."""
+        call = node if isinstance(node, ast.Call) else None
+        function = None if call is None else call.func
+        if call is not None and isinstance(function, ast.Attribute) and function.attr == "generate":
             owner = self.value(function.value, scope)
             if isinstance(owner, Model):
-                args, kwargs = self.arguments(node, scope)
+                args, kwargs = self.arguments(call, scope)
                 self.call(node, scope, surface.check_options, args, kwargs)
                 return self.do("call", node, scope, Tracer, (owner, "generate", tuple(args), kwargs), {})
         return self.value(node, scope)
