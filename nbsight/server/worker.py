@@ -217,7 +217,7 @@ def _record(error: BaseException) -> ErrorRecord:
     text = str(error)
     if isinstance(error, _TooLarge):
         return record_of(error, "result_too_large")
-    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text
+    is_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text
     if is_memory:
         return record_of(error, "memory_limit", "The job took more memory than it may.")
     if isinstance(error, RemoteError) and error.__traceback__ is not None:
