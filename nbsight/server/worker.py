@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ import torch
 from nbsight.errors import NbsightError, RemoteError
 from nbsight.server.channel import Channel
 from nbsight.server.output import sent_output
+from nbsight.server.passes import counted_passes
 from nbsight.server.programs.execute import answer_program
 from nbsight.wire.api import ErrorRecord
 from nbsight.wire.execute import answer
@@ -149,7 +150,8 @@ class Worker:
             try:
                 self.running = job
                 with _memory(message["memory"]), sent_output(say):
-                    size = self._answer(Path(message["request"]), Path(message["result"]), message["most"])
+                    files = Path(message["request"]), Path(message["result"])
+                    size = self._answer(*files, message["most"], say)
             finally:
                 self.running = None  # from here on nobody stops us
             say("done", bytes=size)
@@ -161,21 +163,21 @@ class Worker:
             os._exit(0)
         self._clean()
 
-    def _answer(self, request: Path, result: Path, most: int) -> int:
+    def _answer(self, request: Path, result: Path, most: int, say: Callable[..., None]) -> int:
         header, blob = unframe(request.read_bytes())
         head = unpack(header, JobHeader)
         root = self.root_of(head.model.kind)
-        if self.tier == "program":
-            with self._unchanged(root):
-                reply, numbers = answer_program(head, blob, root)
-        else:
-            reply, numbers = answer(header, blob, root)
+        with counted_passes(root._module, head, say):
+            if self.tier == "program":
+                with self._unchanged(root):
+                    reply, numbers = answer_program(head, blob, root)
+            else:
+                reply, numbers = answer(header, blob, root)
         size = len(reply) + len(numbers)
         if size > most:
             raise _TooLarge(
                 f"the result has {size:,} bytes, and {most:,} are the most that this server sends. Save "
-                "less: a "
-                "mean, one position, or half precision (`.half()`)."
+                "less: a mean, one position, or half precision (`.half()`)."
             )
         partial = result.with_name(f"{result.name}.partial")
         partial.write_bytes(frame(reply, numbers))

@@ -120,6 +120,20 @@ def test_a_bar_is_progress_and_not_output(ada, model, capsys):
     assert "layers" not in capsys.readouterr().out
 
 
+def test_a_generation_says_how_many_tokens_there_are(ada, model):
+    options = {"max_new_tokens": 40, "min_new_tokens": 40, "do_sample": False}
+    with model.generate(PROMPT, **options, remote=True, blocking=False) as job:
+        import time
+
+        for _ in job.iter[:]:
+            time.sleep(0.02)
+    job.wait()
+    told = [event.data for event in job.client.events(job.id) if event.kind == "progress"]
+    assert len(told) >= 3
+    assert all(data["text"] == f"token {data['done']} of 40" for data in told)
+    assert [data["done"] for data in told] == sorted({data["done"] for data in told})
+
+
 def test_a_warning_of_the_run_is_given_here_on_the_users_line(ada, model):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
