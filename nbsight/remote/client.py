@@ -77,8 +77,7 @@ class Client:
             if info.api != API:
                 raise RemoteError(
                     f"the server at {self.url} (nbsight {info.nbsight}) speaks version {info.api} of the "
-                    "interface "
-                    f"and this nbsight version {API}; install the same nbsight on both sides."
+                    f"interface and this nbsight version {API}; install the same nbsight on both sides."
                 )
             self._info = (now, info)
         return self._info[1]
@@ -229,8 +228,7 @@ class Client:
         )
         problem = Unreachable(
             f"no nbsight server can be reached at {self.url}: {why}. `nbsight serve` starts one on this "
-            "computer; "
-            "another's address goes into NBSIGHT_HOST, nbsight.connect(url) or `remote=url`."
+            "computer; another's address goes into NBSIGHT_HOST, nbsight.connect(url) or `remote=url`."
         )
         if refused or known:
             problem.code = "refused_connection"

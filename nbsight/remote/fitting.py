@@ -29,8 +29,7 @@ def check_fits(client: Client, info: ServerInfo, job: Job) -> None:
         raise RemoteError(
             f"the server at {client.url} (nbsight {info.nbsight}) reads messages of protocol "
             f"{', '.join(map(str, info.protocols))} and this nbsight writes {PROTOCOL}; install the same "
-            "nbsight "
-            "on both sides."
+            "nbsight on both sides."
         )
     if info.tier == "program":
         _check_program(client, job)
@@ -44,9 +43,8 @@ def check_fits(client: Client, info: ServerInfo, job: Job) -> None:
         )
     if loader.given_config is not None:
         raise RemoteError(
-            "this model was opened with a configuration of its own, which the server's does not have. Save "
-            "it to "
-            "a folder with that configuration and open it by the folder's name, on both sides."
+            "this model was opened with a configuration of its own, which the server's does not have. "
+            "Save it to a folder with that configuration and open it by the folder's name, on both sides."
         )
     name = str(root.__dict__.get("_name"))
     there = next((model for model in info.models if model.id == name), None)
@@ -54,8 +52,7 @@ def check_fits(client: Client, info: ServerInfo, job: Job) -> None:
         known = ", ".join(f'"{model.id}"' for model in info.models) or "none"
         raise RemoteError(
             f'the server at {client.url} has no model "{name}"; it has {known}. Open one of those, or have '
-            "the "
-            f"server started with it: `nbsight serve {name}`."
+            f"the server started with it: `nbsight serve {name}`."
         )
     if there is not None and there.tree and there.tree != fingerprint(root._module):
         raise RemoteError(_difference(client, info, name, root))
@@ -67,8 +64,7 @@ def _check_program(client: Client, job: Job) -> None:
     if why is not None:
         raise RemoteError(
             f"the server at {client.url} interprets blocks and does not execute them, and this one is not "
-            "of the "
-            f"kind that it takes: {why}"
+            f"of the kind that it takes: {why}"
         )
 
 

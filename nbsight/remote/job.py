@@ -247,13 +247,13 @@ class RemoteJob:
             return
         name = self.job_id[:8]
         listed.detach(self)
-        print(
-            f"job {name} goes on without this cell; interrupt again now to cancel it, or find it later: "
-            f"nbsight.jobs[{name!r}]",
-            file=sys.stderr,
-            flush=True,
-        )
-        try:
+        try:  # the second one may come while this is being said
+            print(
+                f"job {name} goes on without this cell; interrupt again now to cancel it, or find it later: "
+                f"nbsight.jobs[{name!r}]",
+                file=sys.stderr,
+                flush=True,
+            )
             time.sleep(_AGAIN)
         except KeyboardInterrupt:
             with contextlib.suppress(RemoteError):

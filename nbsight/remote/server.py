@@ -69,8 +69,7 @@ def send(client: Client, job: Job, options: Options) -> RemoteJob:
     if len(data) > info.limits.request:
         raise RemoteError(
             f"the block takes {len(data):,} bytes along, and the server takes {info.limits.request:,}. "
-            "Send less: "
-            "a part of the tensor, or half precision."
+            "Send less: a part of the tensor, or half precision."
         )
     stream = client.submit(data, options.timeout)
     first = next(stream, None)

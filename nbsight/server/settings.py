@@ -62,19 +62,15 @@ class Settings:
         if self.tier == "sandbox":
             raise RefusedToStart(
                 "there is no `sandbox` tier in this version: it has to keep full Python away from files, "
-                "network "
-                "and other processes, and what does that is not built. Use `--tier program`, which "
-                "interprets "
-                "blocks and never executes them, or `--tier local` for yourself alone."
+                "network and other processes, and what does that is not built. Use `--tier program`, "
+                "which interprets blocks and never executes them, or `--tier local` for yourself alone."
             )
         if self.tier == "local" and not is_loopback(self.host):
             raise RefusedToStart(
                 f"in the `local` tier a block is Python that runs as you: whoever reaches {self.host} and "
-                "has a "
-                "key could read your files, use your network and change the model. That tier listens on "
-                "127.0.0.1 only. For others use `--tier program`; for yourself, from another computer, an "
-                "SSH "
-                "tunnel (`ssh -L 8765:127.0.0.1:8765 this-machine`)."
+                "has a key could read your files, use your network and change the model. That tier "
+                "listens on 127.0.0.1 only. For others use `--tier program`; for yourself, from another "
+                "computer, an SSH tunnel (`ssh -L 8765:127.0.0.1:8765 this-machine`)."
             )
         if self.tier == "program" and self.loads:
             raise RefusedToStart(

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -28,12 +28,14 @@ import torch
 from nbsight.errors import NbsightError, RemoteError
 from nbsight.server.channel import Channel
 from nbsight.server.output import sent_output
+from nbsight.server.passes import counted_passes
 from nbsight.server.programs.execute import answer_program
 from nbsight.wire.api import ErrorRecord
 from nbsight.wire.execute import answer
 from nbsight.wire.failures import record_of
 from nbsight.wire.jobs import fingerprint, tree_lines
 from nbsight.wire.messages import JobHeader, frame, unframe, unpack
+from nbsight.wire.source import stay_away
 
 __all__ = ["JobStopped", "Worker", "main"]
 
@@ -71,20 +73,22 @@ class Worker:
         """Take what the server says; without a server there is nobody to work for."""
         main = threading.main_thread().ident
         assert main is not None
-        with suppress(OSError, ValueError):
+        try:
             for message in self.channel.lines():
                 if message["do"] == "stop":
                     self.stopping = message["job"]
                     signal.pthread_kill(main, signal.SIGUSR1)
                 else:
                     self.tasks.put(message)
-        os._exit(0)
+        finally:  # also where a job has left no memory for this thread: nobody would hear the server
+            os._exit(0)
 
     def beat(self) -> None:
         """Say now and then that the process lives."""
         with suppress(OSError):
             while True:
-                self.channel.send("beat")
+                with suppress(MemoryError):  # the job's limit holds for this thread too
+                    self.channel.send("beat")
                 time.sleep(_BEAT)
 
     def stop(self, signum: int, where: FrameType | None) -> None:
@@ -146,7 +150,8 @@ class Worker:
             try:
                 self.running = job
                 with _memory(message["memory"]), sent_output(say):
-                    size = self._answer(Path(message["request"]), Path(message["result"]), message["most"])
+                    files = Path(message["request"]), Path(message["result"])
+                    size = self._answer(*files, message["most"], say)
             finally:
                 self.running = None  # from here on nobody stops us
             say("done", bytes=size)
@@ -158,21 +163,21 @@ class Worker:
             os._exit(0)
         self._clean()
 
-    def _answer(self, request: Path, result: Path, most: int) -> int:
+    def _answer(self, request: Path, result: Path, most: int, say: Callable[..., None]) -> int:
         header, blob = unframe(request.read_bytes())
         head = unpack(header, JobHeader)
         root = self.root_of(head.model.kind)
-        if self.tier == "program":
-            with self._unchanged(root):
-                reply, numbers = answer_program(head, blob, root)
-        else:
-            reply, numbers = answer(header, blob, root)
+        with counted_passes(root._module, head, say):
+            if self.tier == "program":
+                with self._unchanged(root):
+                    reply, numbers = answer_program(head, blob, root)
+            else:
+                reply, numbers = answer(header, blob, root)
         size = len(reply) + len(numbers)
         if size > most:
             raise _TooLarge(
                 f"the result has {size:,} bytes, and {most:,} are the most that this server sends. Save "
-                "less: a "
-                "mean, one position, or half precision (`.half()`)."
+                "less: a mean, one position, or half precision (`.half()`)."
             )
         partial = result.with_name(f"{result.name}.partial")
         partial.write_bytes(frame(reply, numbers))
@@ -199,6 +204,8 @@ class Worker:
                         parameter.grad = None
             if any(part.training for part in parts):
                 module.eval()
+        if self.tier == "program":
+            torch.seed()  # what one owner has seeded tells him nothing of the next one's samples
         torch.set_grad_enabled(True)
         torch.set_default_dtype(torch.float32)
         gc.collect(1)
@@ -212,7 +219,7 @@ def _record(error: BaseException) -> ErrorRecord:
     text = str(error)
     if isinstance(error, _TooLarge):
         return record_of(error, "result_too_large")
-    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text
+    is_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text
     if is_memory:
         return record_of(error, "memory_limit", "The job took more memory than it may.")
     if isinstance(error, RemoteError) and error.__traceback__ is not None:
@@ -252,6 +259,7 @@ def _open(name: str, kind: str, options: dict[str, Any]) -> Any:
 
 def main() -> None:
     """The process."""
+    stay_away()
     worker = Worker(Channel(int(sys.argv[1])))
     signal.signal(signal.SIGUSR1, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

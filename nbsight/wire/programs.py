@@ -56,6 +56,9 @@ MODULES = frozenset({"torch", "torch.nn", "torch.nn.functional", "math", "nbsigh
 
 #: Nodes of a block, and how deep they stand, at most.
 _NODES = 20_000
+
+#: Bits of a number that is written out.
+_BITS = 4096
 _DEPTH = 100
 
 
@@ -82,15 +85,29 @@ def why_no_program(tree: ast.Module, source: str, line: int) -> str | None:
     return None
 
 
+def _names_of(node: ast.AST) -> list[str]:
+    """The names that a node binds or reads."""
+    fields = {
+        ast.Name: "id",
+        ast.arg: "arg",
+        ast.keyword: "arg",
+        ast.FunctionDef: "name",
+        ast.alias: "asname",
+    }
+    name = getattr(node, fields.get(type(node), ""), None)
+    return [] if name is None else [name]
+
+
 def _why(node: ast.AST) -> str | None:
     if not isinstance(node, _TAKEN):
         return f"{_NAMES.get(type(node), type(node).__name__)} is not part of what it takes."
     if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
         return f"`.{node.attr}` begins with an underscore; such attributes are not read."
-    if isinstance(node, (ast.Name, ast.arg)):
-        name = node.id if isinstance(node, ast.Name) else node.arg
+    for name in _names_of(node):
         if name.startswith("__"):
             return f"`{name}` begins with two underscores; such names are not used."
+    if isinstance(node, ast.Constant) and type(node.value) is int and node.value.bit_length() > _BITS:
+        return f"a number of {node.value.bit_length():,} bits; {_BITS:,} are the most."
     if isinstance(node, ast.Import):
         wrong = [alias.name for alias in node.names if alias.name not in MODULES]
         return f"the module {wrong[0]!r} is not brought in." if wrong else None

@@ -19,12 +19,32 @@ from types import CodeType
 from nbsight.core.capture import Block
 from nbsight.errors import RemoteError
 
-__all__ = ["block_text", "compile_text", "home_of", "parse_file", "parse_text", "register", "show"]
+__all__ = [
+    "block_text",
+    "compile_text",
+    "home_of",
+    "parse_file",
+    "parse_text",
+    "register",
+    "show",
+    "stay_away",
+]
 
 #: Registered texts and the names they had at home, oldest first; a loop that sends one block many times
 #: registers it once.
 _registered: OrderedDict[str, str] = OrderedDict()
 _KEPT = 512
+
+#: Lines of a file, at most: those above a text are made up for `linecache`.
+_LONGEST = 1_000_000
+
+_looks_home = True
+
+
+def stay_away() -> None:
+    """Never look for a text in a file of its name: the names that strangers send are not ours to open."""
+    global _looks_home
+    _looks_home = False
 
 
 def block_text(block: Block, lines: list[str] | None) -> tuple[str, int]:
@@ -81,13 +101,20 @@ def parse_text(source: str, line: int) -> ast.Module:
         outer = tree.body[0]
         assert isinstance(outer, ast.If)
         tree = ast.Module(outer.body, [])
+    _check_line(line)
     ast.increment_lineno(tree, line - 1 - indented)
     return tree
 
 
+def _check_line(line: int) -> None:
+    if not 0 <= line <= _LONGEST:
+        raise RemoteError(f"a text begins at line {line!r}; a file has at most {_LONGEST:,} lines.")
+
+
 def register(source: str, line: int, filename: str) -> str:
     """Make a text known to `linecache` at its lines; returns the name it has there."""
-    if _is_at_home(source, line, filename):
+    _check_line(line)
+    if _looks_home and _is_at_home(source, line, filename):
         _keep(filename, filename)
         return filename
     digest = hashlib.sha256(f"{line}\0{filename}\0{source}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -11,9 +11,9 @@ from tests.server.running import KEYS, RunningServer, server
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory):
-    """A server with the shipped model, for jobs of at most three seconds."""
+    """A server with the shipped model, for jobs of at most twenty seconds."""
     with server(
-        tmp_path_factory.mktemp("server"), "--timeout", "3", "--memory", "2", "--max-result", "0.2"
+        tmp_path_factory.mktemp("server"), "--timeout", "20", "--memory", "2", "--max-result", "0.2"
     ) as it:
         yield it
 

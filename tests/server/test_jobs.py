@@ -120,6 +120,20 @@ def test_a_bar_is_progress_and_not_output(ada, model, capsys):
     assert "layers" not in capsys.readouterr().out
 
 
+def test_a_generation_says_how_many_tokens_there_are(ada, model):
+    options = {"max_new_tokens": 40, "min_new_tokens": 40, "do_sample": False}
+    with model.generate(PROMPT, **options, remote=True, blocking=False) as job:
+        import time
+
+        for _ in job.iter[:]:
+            time.sleep(0.02)
+    job.wait()
+    told = [event.data for event in job.client.events(job.id) if event.kind == "progress"]
+    assert len(told) >= 3
+    assert all(data["text"] == f"token {data['done']} of 40" for data in told)
+    assert [data["done"] for data in told] == sorted({data["done"] for data in told})
+
+
 def test_a_warning_of_the_run_is_given_here_on_the_users_line(ada, model):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -261,36 +275,40 @@ def test_an_interrupt_lets_the_job_go_on_and_a_second_one_cancels_it(ada):
     program = """
         from nbsight.models.language_model import LanguageModel
         model = LanguageModel("nbsight/demo")
-        with model.trace("The capital of France is", remote=True):
-            import time
-            print("begun", flush=True)
-            for _ in range(250):
-                time.sleep(0.01)
-            done = 1
+        for seconds in (1, 15):
+            try:
+                with model.trace("The capital of France is", remote=True):
+                    import time
+                    print("begun", flush=True)
+                    for _ in range(100 * seconds):
+                        time.sleep(0.01)
+                    done = 1
+            except KeyboardInterrupt:
+                print("stopped", flush=True)
     """
+    path = ada.folder / "interrupted.py"
+    path.write_text(textwrap.dedent(program))
     environment = {**os.environ, "NBSIGHT_HOST": ada.url, "NBSIGHT_API_KEY": KEYS["ada"]}
-    states = []
+    process = subprocess.Popen(
+        [sys.executable, str(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
     for interrupts in (1, 2):
-        path = ada.folder / f"interrupted_{interrupts}.py"
-        path.write_text(textwrap.dedent(program))
-        process = subprocess.Popen(
-            [sys.executable, str(path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         while "goes on without this cell" not in process.stderr.readline():
             pass
         if interrupts == 2:
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-        states.append(RemoteJob(ada.client(), ada.client().jobs(1)[0].id).wait().state)
-    assert states == ["COMPLETED", "CANCELLED"]
+        assert process.stdout.readline() == "stopped\n"
+    process.communicate(timeout=20)
+    newest = [RemoteJob(ada.client(), info.id).wait().state for info in ada.client().jobs(2)]
+    assert newest == ["CANCELLED", "COMPLETED"]
 
 
 # -- owners and keys -------------------------------------------------------------------------------

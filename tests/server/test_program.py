@@ -59,7 +59,7 @@ def there(program_server, keep):
         header["program"] |= {"source": source, "line": 1, "stores": names}
         header["withheld"] = {}
         for key, value in changes.items():
-            header[key] = header[key] | value if isinstance(header[key], dict) else value
+            header[key] = header[key] | value if isinstance(header.get(key), dict) else value
         data = frame(json.dumps(header).encode(), keep.parcel.blob)
         client = program_server.client()
         stream = client.submit(data)
@@ -105,8 +105,8 @@ def _plainly(source: str) -> dict:
 
 def _interpreted(source: str) -> dict:
     names: dict = {}
-    interpreter = Interpreter("<test>")
-    interpreter.run(parse_text(source, 1).body, Scope(names, None))
+    interpreter = Interpreter()
+    interpreter.run(parse_text(source, 1).body, Scope(names, None, "<test>"))
     return {name: names[name] for name in "xyzw" if name in names}
 
 
@@ -192,6 +192,7 @@ TOO_MUCH = [
     "x = [0]\nwhile True:\n    x.extend(x)",
     "x = [0]\nwhile True:\n    x += x",
     "x = list(range(10**12))",
+    "x = round(5, -10**9)",
     "x = sum(range(10**12))",
     "x = f'{1:>1000000000}'",
     "x = f'{1.0:.999999999f}'",
@@ -350,6 +351,12 @@ FORBIDDEN = [
     "match 1:\n    case 1:\n        pass",
     "x = [y async for y in z]",
     "x = 1 .__add__(2)",
+    "def __nbsight_body__(x):\n    pass",
+    "import math as __builtins__",
+    "x = dict(__class__=1)",
+    "x = model.transformer['_module']",
+    "x = model.transformer.h['__class__']",
+    f"x = 0x{'f' * 2000}",
     "x = slice(1).__reduce__()",
     "for x in model.tokenizer:\n    pass",
     "x = model.tokenizer[0]",
@@ -361,6 +368,7 @@ FORBIDDEN = [
     "x = torch()",
     "x = model.generate('a', custom_generate='/tmp/x')",
     "with model.generate('a', custom_generate='/tmp/x') as x:\n    pass",
+    "with model.generate('a', **{'custom_generate': '/tmp/x'}) as x:\n    pass",
     "with model.trace('a', cache_dir='/tmp/x') as x:\n    pass",
     "with model.generate('a', max_new_tokens=10**9) as x:\n    pass",
     "with model.trace() as y:\n    with y.invoke('a', custom_generate='/tmp/x'):\n        pass",
@@ -383,6 +391,14 @@ MESSAGES = [
     {"captures": {"x": {"$name": "torch:Tensor.numpy"}}},
     {"captures": {"x": {"$name": "os:system"}}},
     {"captures": {"x": {"$module": "os"}}},
+    {"captures": {"x": {"$range": [0, {"$int": "0xffffffffffff"}, 1]}}},
+    {"captures": {"x": {"$int": "0x" + "f" * 100_000}}},
+    {"captures": {"__builtins__": 1}},
+    {"captures": {"__nbsight_body__": 1}},
+    {"spaces": [{"names": {"__builtins__": 1}, "shared": True}]},
+    {"program": {"target": "__builtins__"}},
+    {"program": {"line": 10**12}},
+    {"program": {"line": -5}},
     {"captures": {"x": {"$module": "numpy"}}},
     {"captures": {"x": {"$method": "numpy", "of": 1}}},
     {"captures": {"x": {"$partial": [1, {"$tuple": []}, {"$dict": [], "id": 7}]}}},

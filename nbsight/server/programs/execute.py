@@ -14,7 +14,8 @@ from nbsight.core.tracer import Tracer
 from nbsight.errors import RemoteError
 from nbsight.server.programs import surface
 from nbsight.server.programs.expressions import Scope
-from nbsight.server.programs.statements import Interpreter, body_block
+from nbsight.server.programs.sizes import BITS, ITEMS
+from nbsight.server.programs.statements import BODY, Interpreter, body_block
 from nbsight.server.programs.values import Function
 from nbsight.wire import messages
 from nbsight.wire.decode import Decoder
@@ -36,6 +37,7 @@ def answer_program(head: messages.JobHeader, blob: bytes, root: Any) -> tuple[by
         Exception: whatever the block raises, with its traceback.
     """
     check_tree(head, root)
+    _check_names(head)
     decoder = _ProgramDecoder(head, blob, root)
     names = decoder.shared_space()
     names = {} if names is None else names
@@ -66,12 +68,11 @@ def _run(
         scope: Any = Session(root)
     else:
         scope = Tracer(root, head.method, args, {**kwargs, "grad": options.grad, "finish": options.finish})
-    interpreter.filename = filename
     try:
         with running_job(), torch.set_grad_enabled(options.grad_enabled), scope as handle:
             if target is not None:
                 names[target] = handle
-            interpreter.run(tree.body, Scope(names, None))
+            interpreter.run(tree.body, Scope(names, None, filename))
     except NameError as error:
         why = head.withheld.get(getattr(error, "name", None) or "")
         if why is None:
@@ -89,6 +90,17 @@ def _program(text: messages.BlockText) -> tuple[ast.Module, str]:
     return tree, register(text.source, text.line, text.filename)
 
 
+def _check_names(head: messages.JobHeader) -> None:
+    """Refuse names that Python or the interpreter use for themselves."""
+    texts = [head.program, *(edit.program for edit in head.edits)]
+    names = [*head.captures, *(text.target or "" for text in texts)]
+    names += [name for space in head.spaces for name in space.names]
+    names += [name for edit in head.edits for name in (*edit.captures, *edit.targets)]
+    for name in names:
+        if name.startswith("__"):
+            raise RemoteError(f"`{name}` begins with two underscores; such names are not used in a program.")
+
+
 def _check_options(head: messages.JobHeader, kwargs: dict[str, Any]) -> None:
     if head.method not in ("forward", "generate", ""):
         raise RemoteError(f"a program traces `forward` and `generate`, not {head.method!r}.")
@@ -99,9 +111,9 @@ def _edit(edit: messages.EditText, decoder: _ProgramDecoder) -> Edit:
     tree, filename = _program(edit.program)
     values = {name: decoder.decode(code) for name, code in edit.captures.items()}
     targets = tuple(edit.targets)
-    scope = Scope({}, None)
-    block, run = body_block(decoder.interpreter, tree.body, filename, edit.program.line, None, scope, targets)
-    return Edit(block, {**values, "nbsight_body": run}, {"__name__": "nbsight_block"})
+    scope = Scope({}, None, filename)
+    block, run = body_block(decoder.interpreter, tree.body, edit.program.line, None, scope, targets)
+    return Edit(block, {**values, BODY: run}, {"__name__": "nbsight_block"})
 
 
 def _refuse(what: str) -> Any:
@@ -127,6 +139,21 @@ def _named(self: Decoder, name: Any, code: dict[str, Any]) -> Any:
     return found
 
 
+def _integer(self: Decoder, text: Any, code: dict[str, Any]) -> int:
+    if not isinstance(text, str) or len(text) > BITS // 4:
+        raise RemoteError(f"a number of more than {BITS:,} bits does not come into a program on this server.")
+    return int(text, 16)
+
+
+def _range(self: Decoder, codes: Any, code: dict[str, Any]) -> range:
+    made = range(*self._items(codes))
+    if made and abs(made[-1] - made[0]) // abs(made.step) > ITEMS:
+        raise RemoteError(
+            f"a range of more than {ITEMS:,} numbers does not come into a program on this server."
+        )
+    return made
+
+
 def _function(self: Any, spec: Any, code: dict[str, Any]) -> Any:
     if spec["decorated"]:
         raise RemoteError("a function with decorators does not come into a program on this server.")
@@ -138,9 +165,9 @@ def _function(self: Any, spec: Any, code: dict[str, Any]) -> Any:
     if not isinstance(node, (ast.Lambda, ast.FunctionDef)) or len(tree.body) != 1:
         raise RemoteError("the message holds a function that is none.")
     around: dict[str, Any] = {}
-    scope = Scope(around, Scope(self.space(spec["space"], ()), None))
+    scope = Scope(around, Scope(self.space(spec["space"], ()), None, filename), filename)
     name = node.name if isinstance(node, ast.FunctionDef) else "<lambda>"
-    made = self._new(code, Function(self.interpreter, name, node.args, node.body, scope, filename))
+    made = self._new(code, Function(self.interpreter, name, node.args, node.body, scope))
     self.space(spec["space"])
     around.update({name: self.decode(item) for name, item in spec["values"].items()})
     made.defaults = tuple(self.decode(spec["defaults"]) or ())
@@ -161,13 +188,15 @@ class _ProgramDecoder(Decoder):
             head.spaces,
             codes=[head.captures, head.args, head.kwargs, edits],
         )
-        self.interpreter = Interpreter("<program>")
+        self.interpreter = Interpreter()
         for space in self._globals:
             space.pop("__builtins__", None)
 
 
 _ProgramDecoder.rules = {
     **Decoder.rules,
+    "$int": _integer,
+    "$range": _range,
     "$module": _module,
     "$name": _named,
     "$fn": _function,

@@ -78,13 +78,21 @@ _END = object()
 
 
 class Scope:
-    """Names, and where to look for those that are not among them."""
+    """Names, and where to look for those that are not among them.
 
-    __slots__ = ("function", "names", "outer")
+    Args:
+        names: By name.
+        outer: The scope around this one.
+        filename: The user's file, as its text is registered.
+        function: The function whose names these are.
+    """
 
-    def __init__(self, names: Any, outer: Scope | None, function: str = "<module>") -> None:
+    __slots__ = ("filename", "function", "names", "outer")
+
+    def __init__(self, names: Any, outer: Scope | None, filename: str, function: str = "<module>") -> None:
         self.names = names
         self.outer = outer
+        self.filename = filename
         self.function = function
 
     def find(self, name: str) -> Any:
@@ -101,14 +109,9 @@ class Scope:
 
 
 class Evaluator:
-    """Works out expressions.
+    """Works out expressions."""
 
-    Args:
-        filename: The user's file, as its text is registered.
-    """
-
-    def __init__(self, filename: str) -> None:
-        self.filename = filename
+    def __init__(self) -> None:
         self.steps = 0
         self.depth = 0
 
@@ -116,7 +119,7 @@ class Evaluator:
 
     def do(self, what: str, node: Any, scope: Scope, *values: Any) -> Any:
         """Do an operation on the line of a node."""
-        return at_line(what, self.filename, getattr(node, "lineno", 1), scope.function)(*values)
+        return at_line(what, scope.filename, getattr(node, "lineno", 1), scope.function)(*values)
 
     def call(self, node: Any, scope: Scope, function: Any, *values: Any) -> Any:
         """Call one of Python's own functions there."""
@@ -151,7 +154,7 @@ class Evaluator:
             self.fail(
                 node, scope, PathError(f"`.{name}` begins with an underscore; such attributes are not read.")
             )
-        get = at_line("get", self.filename, getattr(node, "lineno", 1), scope.function)
+        get = at_line("get", scope.filename, getattr(node, "lineno", 1), scope.function)
         return self.call(node, scope, surface.attribute, value, name, get)
 
     def _subscript(self, node: ast.Subscript, scope: Scope) -> Any:
@@ -273,6 +276,11 @@ class Evaluator:
 
     def _call(self, node: ast.Call, scope: Scope) -> Any:
         function = self.value(node.func, scope)
+        args, kwargs = self.arguments(node, scope)
+        return self.invoke(function, args, kwargs, node, scope)
+
+    def arguments(self, node: ast.Call, scope: Scope) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call."""
         args = self.items(node.args, scope)
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:
@@ -282,7 +290,7 @@ class Evaluator:
                 kwargs.update(value)
             else:
                 kwargs[keyword.arg] = value
-        return self.invoke(function, args, kwargs, node, scope)
+        return args, kwargs
 
     def invoke(self, function: Any, args: list[Any], kwargs: dict[str, Any], node: Any, scope: Scope) -> Any:
         """Call a value, if it is one that is called."""
@@ -312,7 +320,7 @@ class Evaluator:
 
     def function(self, name: str, parameters: ast.arguments, body: Any, scope: Scope) -> Function:
         """A function of the user's, with the defaults that it has now."""
-        made = Function(cast("Interpreter", self), name, parameters, body, scope, self.filename)
+        made = Function(cast("Interpreter", self), name, parameters, body, scope)
         made.defaults = tuple(self.value(default, scope) for default in parameters.defaults)
         pairs = zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
         made.keyword_defaults = {
@@ -333,7 +341,7 @@ class Evaluator:
 
     def _comprehension(self, node: Any, scope: Scope) -> Any:
         made: list[Any] = []
-        inner = Scope({}, scope, "<comprehension>")
+        inner = Scope({}, scope, scope.filename, "<comprehension>")
 
         def turn(place: int) -> None:
             if place == len(node.generators):

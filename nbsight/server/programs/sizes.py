@@ -15,7 +15,9 @@ import torch
 from nbsight.errors import RemoteError
 
 __all__ = [
+    "BITS",
     "CHECKS",
+    "ITEMS",
     "OPERATOR_CHECKS",
     "SEQUENCE_CHECKS",
     "TORCH_CHECKS",
@@ -272,6 +274,12 @@ def _extended(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         check_items(len(args[0]) + len(args[1]))
 
 
+def _digits(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    for value in (*args[1:], *kwargs.values()):
+        if _is_int(value) and abs(value) > 1000:
+            raise OverBudget("a number is rounded to at most 1,000 digits here.")
+
+
 def _factorial(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     if any(_is_int(value) and abs(value) > 1000 for value in args):
         raise OverBudget("numbers above 1,000 are not taken by this function here.")
@@ -320,6 +328,7 @@ TORCH_CHECKS: dict[str, Check] = {
 
 #: The same for Python's own functions and those of `math`.
 CHECKS: dict[str, Check] = {
+    "round": _digits,
     **dict.fromkeys(
         (
             "list",

@@ -5,19 +5,21 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 from nbsight.core.capture import Block
 from nbsight.core.invokes import Invoker
 from nbsight.core.loops import Loop, Loops
+from nbsight.core.model import Model
+from nbsight.core.tracer import Tracer
 from nbsight.errors import PathError, RemoteError
 from nbsight.server.programs import surface
 from nbsight.server.programs.expressions import ASSIGNED, IN_PLACE, Evaluator, Scope
 from nbsight.server.programs.sizes import OverBudget
 from nbsight.server.programs.values import Function
 
-__all__ = ["Interpreter", "body_block"]
+__all__ = ["BODY", "Interpreter", "body_block"]
 
 #: Functions that may stand in one another.
 _DEEPEST = 60
@@ -163,8 +165,7 @@ class Interpreter(Evaluator):
         """Call a function of the user's."""
         if self.depth >= _DEEPEST:
             raise OverBudget(f"functions call one another more than {_DEEPEST} deep.")
-        scope = Scope(_bound(function, args, kwargs), function.scope, function.name)
-        filename, self.filename = self.filename, function.filename
+        scope = Scope(_bound(function, args, kwargs), function.scope, function.scope.filename, function.name)
         self.depth += 1
         try:
             if isinstance(function.body, ast.expr):
@@ -174,7 +175,6 @@ class Interpreter(Evaluator):
             return returned.value
         finally:
             self.depth -= 1
-            self.filename = filename
         return None
 
     # -- with ----------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Interpreter(Evaluator):
             self.run(node.body, scope)
             return
         item = node.items[place]
-        manager = self.value(item.context_expr, scope)
+        manager = self._manager(item.context_expr, scope)
         if isinstance(manager, Invoker):
             if place + 1 < len(node.items):
                 self.fail(
@@ -197,6 +197,18 @@ class Interpreter(Evaluator):
             self._managed(node, item.optional_vars, manager, scope, place)
         else:
             self.fail(node, scope, TypeError(f"a {type(manager).__name__} is not entered in a program."))
+
+    def _manager(self, node: ast.expr, scope: Scope) -> Any:
+        """What a `with` enters; `model.generate(...)` is a run here, and runs at once elsewhere."""
+        call = node if isinstance(node, ast.Call) else None
+        function = None if call is None else call.func
+        if call is not None and isinstance(function, ast.Attribute) and function.attr == "generate":
+            owner = self.value(function.value, scope)
+            if isinstance(owner, Model):
+                args, kwargs = self.arguments(call, scope)
+                self.call(node, scope, surface.check_options, args, kwargs)
+                return self.do("call", node, scope, Tracer, (owner, "generate", tuple(args), kwargs), {})
+        return self.value(node, scope)
 
     def _managed(self, node: ast.With, target: Any, manager: Any, scope: Scope, place: int) -> None:
         handle = self.do("enter", node, scope, manager)
@@ -225,44 +237,41 @@ class Interpreter(Evaluator):
         if target is not None and not isinstance(target, ast.Name):
             self.fail(node, scope, RemoteError("`tracer.invoke(...) as` is followed by one name."))
         name = None if target is None else target.id
-        block = body_block(self, node.body, self.filename, node.lineno, name, scope)
-        values = {"nbsight_body": block[1]}
-        for read in block[0].loads:
+        block, run = body_block(self, node.body, node.lineno, name, scope)
+        values: dict[str, Any] = {BODY: run}
+        for read in block.loads:
             try:
                 values[read] = scope.find(read)
             except NameError:
                 continue  # it is bound by then, or its line says that it is not
-        self.call(node, scope, invoker.take, block[0], values, _frame_of(scope.names))
+        self.call(node, scope, invoker.take, block, values, _frame_of(scope.names))
 
 
 def body_block(
     interpreter: Interpreter,
     body: list[ast.stmt],
-    filename: str,
     line: int,
     target: str | None,
     scope: Scope,
     targets: tuple[str, ...] = (),
 ) -> tuple[Block, Callable[[Any], None]]:
-    """A body as the core keeps one, and the function that stands in it under the name `nbsight_body`.
+    """A body as the core keeps one, and the function that stands in it under the name `BODY`.
 
     What the core executes is one fixed line of ours; it calls the interpreter.
     """
     stores, loads = _names(body)
 
     def run(names: Any) -> None:
-        interpreter.run(body, Scope(names, None, scope.function))
+        interpreter.run(body, Scope(names, None, scope.filename, scope.function))
 
-    code = _caller(filename, line)
-    block = Block(code, tuple(body), filename, line, target, stores, loads, targets)
+    code = _CALLER.replace(co_filename=scope.filename, co_firstlineno=max(line, 1))
+    block = Block(code, tuple(body), scope.filename, line, target, stores, loads, targets)
     return block, run
 
 
-_CALLER = compile("nbsight_body(locals())", "<body>", "exec")
-
-
-def _caller(filename: str, line: int) -> CodeType:
-    return _CALLER.replace(co_filename=filename, co_firstlineno=line)
+#: A name that no program can bind or read: it begins with two underscores.
+BODY = "__nbsight_body__"
+_CALLER = compile(f"{BODY}(locals())", "<body>", "exec")
 
 
 def _names(body: list[ast.stmt]) -> tuple[frozenset[str], frozenset[str]]:
@@ -292,13 +301,13 @@ def _frame_of(names: Any) -> FrameType:
     """A frame whose variables are these: where the core binds what a body has bound."""
     found: list[FrameType] = []
     space = names if type(names) is dict else dict(names)
-    space["nbsight_here"] = lambda: found.append(sys._getframe(1))
+    space["__nbsight_here__"] = lambda: found.append(sys._getframe(1))
     exec(_HERE, space)
-    del space["nbsight_here"]
+    del space["__nbsight_here__"], space["__builtins__"]  # no program is to come by them
     return found[0]
 
 
-_HERE = compile("nbsight_here()", "<here>", "exec")
+_HERE = compile("__nbsight_here__()", "<here>", "exec")
 
 
 def _bound(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -131,10 +131,8 @@ BUILTINS: dict[str, Any] = _builtins()
 
 _TEXT = (
     "capitalize casefold count endswith find index isalnum isalpha isdecimal isdigit islower isnumeric "
-    "isspace "
-    "istitle isupper join lower lstrip partition removeprefix removesuffix replace rfind rindex rpartition "
-    "rsplit "
-    "rstrip split splitlines startswith strip swapcase title upper"
+    "isspace istitle isupper join lower lstrip partition removeprefix removesuffix replace rfind rindex "
+    "rpartition rsplit rstrip split splitlines startswith strip swapcase title upper"
 )
 _LIST = "append clear copy count extend index insert pop remove reverse sort"
 _DICT = "clear copy get items keys pop popitem setdefault update values"

@@ -93,14 +93,12 @@ class Function:
         parameters: ast.arguments,
         body: list[ast.stmt] | ast.expr,
         scope: Scope,
-        filename: str,
     ) -> None:
         self.interpreter = interpreter
         self.name = name
         self.parameters = parameters
         self.body = body
         self.scope = scope
-        self.filename = filename
         self.defaults: tuple[Any, ...] = ()
         self.keyword_defaults: dict[str, Any] = {}
 
