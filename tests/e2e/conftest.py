@@ -18,7 +18,9 @@ NOT_OURS = (
     "widget model not found",
     "favicon",
     "ResizeObserver loop",
-    "(reading 'schema')",  # Notebook 7's settings
+    # Notebook 7's own, which has no file browser beside its notebooks
+    "(reading 'schema')",
+    "Command 'filebrowser:open-path' not registered",
 )
 
 
