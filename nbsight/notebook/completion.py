@@ -12,10 +12,6 @@ __all__ = ["child_completions", "envoy_matcher", "envoy_of"]
 BEFORE_DOT = re.compile(r"""([A-Za-z_]\w*(?:\.\w+|\[\s*(?:-?\d+|'[^']*'|"[^"]*")\s*\])*)\.(\w*)$""")
 
 
-#: Seconds that a completion waits for the scan of a model that has not been scanned before.
-PATIENCE = 0.3
-
-
 def child_completions(text: str, namespace: dict[str, Any]) -> tuple[str, list[str], list[str]] | None:
     """What may follow the dot at the end of `text`.
 
@@ -58,31 +54,14 @@ def envoy_of(text: str, namespace: dict[str, Any]) -> Any:
 
 
 def kinds_of(envoy: Any, names: list[str]) -> dict[str, str]:
-    """What stands beside a name in the list: a module's class and the shape of what it makes.
+    """What stands beside a child in the list: its class. (There is room for a word; shapes are in `hover`.)
 
     Args:
         envoy: What the names are asked of.
-        names: Children of it, `output` or `input`.
+        names: Children of it.
     """
-    # something else that has children, or a model that cannot be scanned: no shapes
-    module, root = getattr(envoy, "_module", None), getattr(envoy, "_root", None)
-    if module is None or root is None:
-        return {}
-    from nbsight.notebook.shapes import meaning_of, shapes_of
-
-    shapes = shapes_of(root, PATIENCE)
-    outputs = {} if shapes is None else shapes.outputs
-    found = {}
-    for name in names:
-        path = f"{envoy._path}.{name}".lstrip(".")
-        if name == "output":
-            said = [outputs.get(envoy._path, ""), meaning_of(root, envoy._path)]
-        elif name in module._modules:
-            said = [type(module._modules[name]).__name__, outputs.get(path, "").partition(" ")[2]]
-        else:
-            continue
-        found[name] = " · ".join(part for part in said if part)
-    return found
+    modules = getattr(getattr(envoy, "_module", None), "_modules", {})
+    return {name: type(modules[name]).__name__ for name in names if modules.get(name) is not None}
 
 
 def _walk(node: ast.expr, namespace: dict[str, Any]) -> Any:
@@ -113,9 +92,9 @@ def envoy_matcher(namespace: dict[str, Any]) -> Any:
         if found is None:
             return {"completions": [], "matched_fragment": "", "suppress": False}
         typed, children, others = found
-        kinds = kinds_of(_envoy_before(context.text_until_cursor, namespace), [*children, "output"])
+        kinds = kinds_of(_envoy_before(context.text_until_cursor, namespace), children)
         completions = [SimpleCompletion(name, type=kinds.get(name) or "module") for name in children]
-        completions += [SimpleCompletion(name, type=kinds.get(name) or "property") for name in others]
+        completions += [SimpleCompletion(name, type="property") for name in others]
         # Jedi's are otherwise put before everybody's, in alphabetical order.
         return {
             "completions": completions,

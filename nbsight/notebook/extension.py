@@ -8,6 +8,7 @@ from nbsight.core import alive, capture, jobs
 from nbsight.notebook.completion import envoy_matcher
 from nbsight.notebook.displays import Displays
 from nbsight.notebook.folding import Folding
+from nbsight.notebook.hover import described
 from nbsight.notebook.keys import Keys
 from nbsight.notebook.magics import NbsightMagics
 from nbsight.notebook.receipts import Receipts
@@ -60,6 +61,8 @@ class Loaded:
         """Put everything into the shell."""
         ip = self._ip
         ip.Completer.custom_matchers.append(self._matcher)
+        # another's hook for plain text keeps its place
+        ip.inspector.mime_hooks.setdefault("text/plain", described)
         capture.finders.append(self._finder)
         alive.ended.append(self.receipts.note)
         for kind, named in self.magics.magics.items():
@@ -120,6 +123,8 @@ class Loaded:
         self._take_off_magics()
         alive.ended.remove(self.receipts.note)
         capture.finders.remove(self._finder)
+        if ip.inspector.mime_hooks.get("text/plain") is described:
+            del ip.inspector.mime_hooks["text/plain"]
         if self._matcher in ip.Completer.custom_matchers:
             ip.Completer.custom_matchers.remove(self._matcher)
 

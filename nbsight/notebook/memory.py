@@ -13,36 +13,36 @@ from typing import Any
 
 from nbsight.display.numbers import bytes_text
 from nbsight.notebook.keys import Keys
-from nbsight.notebook.names import users_names, values_in
+from nbsight.notebook.names import Survey, survey, users_names, values_in
 
 __all__ = ["free_name", "free_output", "free_value", "holders", "memory"]
 
 MOST_HOLDERS = 60
+MOST_OUTPUTS = 200  # outputs of cells that are looked at, the newest
 SMALLEST = 1000  # bytes; a name that holds less is not listed
 
 
-def memory(ip: Any, named: list[tuple[str | None, Any]]) -> dict[str, Any]:
+def memory(ip: Any, named: list[tuple[str | None, Any]], known: Survey | None = None) -> dict[str, Any]:
     """What the process and its accelerators use, and who holds it."""
-    rows = holders(ip, named)
+    rows = holders(ip, named, known)
     return {"process": _process_bytes(), "devices": _devices(), "holders": rows[:MOST_HOLDERS]}
 
 
-def holders(ip: Any, named: list[tuple[str | None, Any]]) -> list[dict[str, Any]]:
+def holders(
+    ip: Any, named: list[tuple[str | None, Any]], known: Survey | None = None
+) -> list[dict[str, Any]]:
     """Models, names and outputs of cells that hold numbers, the largest first."""
     counted: set[Any] = set()
     rows = []
     for name, model in named:
         tensors = [*model._module.parameters(), *model._module.buffers()]
         rows.append(_row("model", name or type(model._module).__name__, tensors, counted, name or ""))
-    ours = {id(model) for _, model in named}
-    for name, value in users_names(ip.user_ns).items():
-        if id(value) not in ours:
-            arrays = [item for _, item in values_in(value, _holds_numbers)]
-            rows.append(_row("name", name, arrays, counted, name))
-    for number, value in list(ip.user_ns.get("_oh", {}).items()):
-        if id(value) not in ours:
-            arrays = [item for _, item in values_in(value, _holds_numbers)]
-            rows.append(_row("output", f"Out[{number}]", arrays, counted, str(number)))
+    for name, held in (survey(ip.user_ns) if known is None else known).items():
+        arrays = [found.value for found in held if _holds_numbers(found.value)]
+        rows.append(_row("name", name, arrays, counted, name))
+    for number, value in list(ip.user_ns.get("_oh", {}).items())[-MOST_OUTPUTS:]:
+        arrays = [item for item in values_in(value) if _holds_numbers(item)]
+        rows.append(_row("output", f"Out[{number}]", arrays, counted, str(number)))
     rows = [row for row in rows if row["bytes"] >= SMALLEST]
     return sorted(rows, key=lambda row: -row["bytes"])
 
@@ -178,7 +178,7 @@ def _holder(ip: Any, value: Any) -> tuple[str, tuple[Any] | None]:
 
 def _watch(value: Any) -> tuple[list[Any], int]:
     """Weak references to the numbers in a value, and their bytes."""
-    arrays = [item for _, item in values_in(value, _holds_numbers)]
+    arrays = [item for item in values_in(value) if _holds_numbers(item)]
     sizes = dict(_storage(array) for array in arrays)
     return [weakref.ref(array) for array in arrays], sum(sizes.values())
 

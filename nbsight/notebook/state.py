@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbsight.notebook.keys import Keys
-from nbsight.notebook.names import Place, places_of
+from nbsight.notebook.names import Found, Survey, survey
 
 __all__ = ["cell_of", "expression_of", "models", "named_models", "runs", "saved", "sections"]
 
@@ -22,38 +22,51 @@ def sections(ip: Any, keys: Keys) -> dict[str, Any]:
     """The whole state: models, saved, edits, runs and memory (jobs are told of one by one)."""
     from nbsight.notebook.memory import memory
 
-    named = named_models(ip)
-    found = saved(ip, keys)
+    known = survey(ip.user_ns)
+    named = named_models(ip, known)
     return {
         "models": models(named, keys),
-        "saved": found,
+        "saved": saved(ip, keys, known),
         "edits": edits(ip, named, keys),
-        "runs": runs(ip, named, keys),
-        "memory": memory(ip, named),
+        "runs": runs(named, keys, known),
+        "memory": memory(ip, named, known),
     }
 
 
 # -- models ------------------------------------------------------------------------------------
 
 
-def named_models(ip: Any) -> list[tuple[str | None, Any]]:
-    """Every model that is alive, with what the user calls it (None: nothing that can be written)."""
+def named_models(ip: Any, known: Survey | None = None) -> list[tuple[str | None, Any]]:
+    """Every model that is alive, with what the user calls it (None: nothing that can be written).
+
+    Args:
+        ip: The shell.
+        known: What the user's names hold, if that has been looked up.
+    """
     alive = sys.modules.get("nbsight.core.alive")
     if alive is None:
         return []
     there = {id(model): model for model in list(alive.models)}
     if not there:
         return []
-    names: dict[int, str] = {}
-    for name, place, model in places_of(ip.user_ns, lambda value: id(value) in there):
-        if "{…}" not in place:
-            written = name + "".join(place)
-            known = names.get(id(model))
-            if known is None or len(written) < len(known):
-                names[id(model)] = written
+    names = {key: found.written for key, found in _shortest(ip, known, there).items()}
     # named ones first, in the order in which they were named; a model nobody can name may be in use
     ordered = [there[key] for key in names] + [model for key, model in there.items() if key not in names]
     return [(names.get(id(model)), model) for model in ordered]
+
+
+def _shortest(ip: Any, known: Survey | None, there: dict[int, Any]) -> dict[int, Found]:
+    """By identity, the shortest way to write each of these things, where there is one."""
+    known = survey(ip.user_ns) if known is None else known
+    shortest: dict[int, Found] = {}
+    for held in known.values():
+        for found in held:
+            key = id(found.value)
+            if key in there and found.can_be_written:
+                other = shortest.get(key)
+                if other is None or len(found.written) < len(other.written):
+                    shortest[key] = found
+    return shortest
 
 
 def models(named: list[tuple[str | None, Any]], keys: Keys) -> list[dict[str, Any]]:
@@ -127,7 +140,7 @@ def expression_of(name: str, path: str) -> str:
 # -- saved values ------------------------------------------------------------------------------
 
 
-def saved(ip: Any, keys: Keys) -> list[dict[str, Any]]:
+def saved(ip: Any, keys: Keys, known: Survey | None = None) -> list[dict[str, Any]]:
     """The tensors that carry a save mark and are still there, the newest first."""
     saving = sys.modules.get("nbsight.core.saving")
     if saving is None:
@@ -136,19 +149,15 @@ def saved(ip: Any, keys: Keys) -> list[dict[str, Any]]:
     there = {id(value): (record, value) for record, value in records if value is not None}
     if not there:
         return []
-    places: dict[int, tuple[str, Place]] = {}
-    for name, place, value in places_of(ip.user_ns, lambda value: id(value) in there):
-        known = places.get(id(value))
-        if known is None or len(place) < len(known[1]):
-            places[id(value)] = (name, place)
+    places = _shortest(ip, known, there)
     rows = []
     for key, (record, value) in there.items():
         where = places.get(key)
         rows.append(
             {
                 "id": keys.of("value", value),
-                "name": None if where is None else where[0] + "".join(where[1]),
-                "freeable": where is not None and (not where[1] or _is_item(ip.user_ns[where[0]], where[1])),
+                "name": None if where is None else where.written,
+                "freeable": where is not None and _is_free(ip.user_ns.get(where.name), where.way),
                 "shape": list(value.shape),
                 "dtype": str(value.dtype).removeprefix("torch."),
                 "device": str(value.device),
@@ -160,8 +169,9 @@ def saved(ip: Any, keys: Keys) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_item(holder: Any, place: Place) -> bool:
-    return isinstance(holder, dict) and len(place) == 1
+def _is_free(holder: Any, way: tuple[str, ...]) -> bool:
+    """Whether a value can be deleted without what it is a part of."""
+    return not way or (isinstance(holder, dict) and len(way) == 1)
 
 
 def cell_of(ip: Any, line: Any) -> dict[str, Any]:
@@ -205,7 +215,7 @@ def edits(ip: Any, named: list[tuple[str | None, Any]], keys: Keys) -> list[dict
     return list(rows.values())
 
 
-def runs(ip: Any, named: list[tuple[str | None, Any]], keys: Keys) -> list[dict[str, Any]]:
+def runs(named: list[tuple[str | None, Any]], keys: Keys, known: Survey) -> list[dict[str, Any]]:
     """The runs that are held open."""
     alive = sys.modules.get("nbsight.core.alive")
     open_ = [] if alive is None else [tracer for tracer in list(alive.runs) if tracer.state == "open"]
@@ -215,8 +225,10 @@ def runs(ip: Any, named: list[tuple[str | None, Any]], keys: Keys) -> list[dict[
     from nbsight.core.paused import PausedRun
 
     users = {
-        id(run._tracer): name + "".join(place)
-        for name, place, run in places_of(ip.user_ns, lambda value: isinstance(value, PausedRun))
+        id(found.value._tracer): found.written
+        for held in known.values()
+        for found in held
+        if isinstance(found.value, PausedRun)
     }
     names = {id(model): name for name, model in named}
     rows = []

@@ -77,6 +77,9 @@ class LabServer:
             f"--ServerApp.port={self.url.rpartition(':')[2]}",
             f"--IdentityProvider.token={self.token}",
             f"--LabApp.extra_labextensions_path={extensions}",
+            # Notebook 7, where it is installed, is served by the same server
+            f"--JupyterNotebookApp.extra_labextensions_path={extensions}",
+            "--JupyterNotebookApp.expose_app_in_browser=True",
         ]
         with log.open("w") as output:
             self.process = subprocess.Popen(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from IPython.core.completer import provisionalcompleter
 
 import nbsight
 from nbsight.core import alive, capture, jobs
 from nbsight.errors import NbsightError
 from nbsight.notebook import extension
 from nbsight.notebook.folding import COLOURS
+from nbsight.notebook.shapes import shapes_of
 from nbsight.notebook.trace_cell import indented
 from nbsight.notebook.words import arguments, split
 
@@ -248,6 +250,33 @@ def test_receipts_can_be_switched_off(shell, capsys):
     assert receipt(shell, capsys, f"with model.trace({PROMPT!r}):\n    k = model.lm_head.output.save()") == []
 
 
+# -- hover and completion ------------------------------------------------------------------------
+
+
+def test_a_module_says_its_shape_and_its_meaning(shell, loaded):
+    shapes_of(loaded, 60)
+    text = shell.object_inspect_mime("model.transformer.ln_f")["text/plain"]
+    assert "float32 (batch, position, d_model 64)" in COLOURS.sub("", text)
+    assert "the stream, normalised for the unembedding" in text
+    of_output = COLOURS.sub("", shell.object_inspect_mime("model.lm_head.output")["text/plain"])
+    assert "(batch, position, d_vocab 1824)" in of_output
+    whole = COLOURS.sub("", shell.object_inspect_mime("model")["text/plain"])
+    assert "Submodules: transformer, lm_head" in whole
+
+
+def test_other_things_say_what_they_always_said(shell):
+    shell.user_ns.update(number=3, split=split)
+    assert "int" in shell.object_inspect_mime("number")["text/plain"]
+    assert "Source" in COLOURS.sub("", shell.object_inspect_mime("split", detail_level=1)["text/plain"])
+
+
+def test_completion_says_what_class_a_module_has(shell):
+    with provisionalcompleter():
+        found = list(shell.Completer.completions("model.transformer.", 18))
+    kinds = {one.text: one.type for one in found}
+    assert (kinds["wte"], kinds["ln_f"]) == ("Embedding", "LayerNorm")
+
+
 # -- errors ------------------------------------------------------------------------------------
 
 BROKEN = f"""with model.trace({PROMPT!r}):
@@ -302,6 +331,7 @@ def attached(shell):
             dict(formatter.mimebundle_formatter.type_printers),
         ),
         "png": dict(formatter.formatters["image/png"].deferred_printers),
+        "hover": dict(shell.inspector.mime_hooks),
         "errors": "_render_traceback_" in NbsightError.__dict__,
     }
 

@@ -13,6 +13,7 @@ import torch
 import nbsight
 from nbsight.core import alive
 from nbsight.core.jobs import Job
+from nbsight.notebook import names
 from nbsight.notebook.session import PROTOCOL
 from nbsight.notebook.shapes import shapes_of
 from tests.notebook.conftest import Comm
@@ -378,3 +379,37 @@ def test_the_messages_that_the_page_is_tested_with_are_what_is_sent():
     from tests.notebook.shared_sidebar import FIXTURE, as_json
 
     assert FIXTURE.read_text(encoding="utf-8") == as_json()
+
+
+def test_large_namespaces_are_looked_at_in_bounded_steps(notebook, model):
+    for index in range(40):
+        notebook.user_ns[f"numbers_{index}"] = list(range(50_000))
+    notebook.user_ns["deep"] = deep = []
+    for _ in range(50):
+        deep.append([])
+        deep = deep[0]
+    notebook.user_ns["deep"].append(notebook.user_ns["deep"])  # holds itself
+    notebook.user_ns["many"] = [[torch.zeros(1)] * 3 for _ in range(20_000)]
+    found = names.survey(notebook.user_ns)
+    assert "model" in found
+    assert sum(map(len, found.values())) <= names.MOST
+    assert len(found["many"]) <= names.MOST_OF_ONE
+    run(notebook, TRACE)
+    assert {"hidden", "kept['logits']"} <= {row["name"] for row in section(notebook, "saved")}
+
+
+def test_looking_at_names_calls_nothing_of_the_users(notebook):
+    class Loud:
+        def __getattr__(self, name):
+            raise AssertionError(f"{name} was read")
+
+        def __iter__(self):
+            raise AssertionError("it was looped over")
+
+        def __eq__(self, other):
+            raise AssertionError("it was compared")
+
+        __hash__ = None
+
+    notebook.user_ns["loud"] = [Loud(), {"a": Loud()}, (Loud(),)]
+    assert names.survey(notebook.user_ns) == {}
