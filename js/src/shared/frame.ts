@@ -366,9 +366,7 @@ export class Frame {
 }
 
 function isTyping(target: EventTarget | null): boolean {
-  return (
-    target instanceof HTMLElement && target.matches('input[type=text], input[type=search], textarea, select')
-  );
+  return target instanceof HTMLElement && target.matches('input:not([type=range]), textarea, select');
 }
 
 /** An error in its place, with a way to try again and what Python said folded. */
