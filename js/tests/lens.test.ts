@@ -230,6 +230,28 @@ describe('the ranking', () => {
   });
 });
 
+describe('what is followed', () => {
+  it('is asked for once, drawn, and let go', async () => {
+    const asked = vi.fn(async () => ranking(3));
+    const { cell, states, one, parent, view } = open({ detail: asked });
+    cell(0, 0).click();
+    await vi.waitFor(() => expect(one('.nbsight-lens-detail').dataset.state).toBe('answered'));
+    parent.querySelector<HTMLElement>('.nbsight-lens-detail li button')!.click();
+    expect(states.at(-1)).toEqual({ statistic: 'top', pins: [{ id: 0, token: ' t0' }] });
+    expect(one('.nbsight-lens-pins').textContent).toBe('·t0 ×');
+    expect(view.code()).toContain('top_k=2, track=[0])');
+    one('.nbsight-lens-pins button').click();
+    expect(one('.nbsight-lens-pins').hidden).toBe(true);
+  });
+  it('cannot be computed without a kernel, which is said', () => {
+    const { parent, one } = open();
+    const colour = parent.querySelector('select')!;
+    colour.value = 'entropy';
+    colour.dispatchEvent(new Event('change'));
+    expect(one('.nbsight-readout').textContent).toContain('No kernel is attached');
+  });
+});
+
 describe('the table', () => {
   it('has every number, last layer first', () => {
     const { one, parent } = open();

@@ -250,11 +250,14 @@ describe('the frame', () => {
   });
   it('has a table with every number', () => {
     const { press, parent } = open();
+    parent.querySelector<HTMLElement>('[role=grid]')!.focus();
     press('t');
+    expect(document.activeElement).toBe(parent.querySelector('.nbsight-table'));
     expect(parent.querySelectorAll('tbody tr')).toHaveLength(12);
     expect(parent.querySelector('tbody')!.textContent).toContain('·<b>');
-    press('t', parent.querySelector('.nbsight')!);
+    press('t', document.activeElement!);
     expect(parent.querySelector('table')).toBeNull();
+    expect(document.activeElement).toBe(parent.querySelector('[role=grid]'));
   });
   it('says what it knows of the numbers, and when they are out of date', () => {
     const { view, one } = open();

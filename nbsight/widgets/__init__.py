@@ -4,5 +4,6 @@ from nbsight.widgets.inspector import InspectorWidget
 from nbsight.widgets.lens import LensWidget
 from nbsight.widgets.norms import NormsWidget
 from nbsight.widgets.patching import PatchingWidget
+from nbsight.widgets.stepper import StepperWidget
 
-__all__ = ["InspectorWidget", "LensWidget", "NormsWidget", "PatchingWidget"]
+__all__ = ["InspectorWidget", "LensWidget", "NormsWidget", "PatchingWidget", "StepperWidget"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nbsight.analysis.lens import logit_lens
 from nbsight.results.lens import Lens, LensCell
 from nbsight.widgets.base import Widget
 from nbsight.widgets.code import fill, literal, name_of
@@ -136,7 +137,7 @@ class LensWidget(Widget):
         return self._lens.locate(*selection)
 
     def commands(self) -> dict[str, Command]:
-        return {"cell": self._cell, "more": self._ask_more}
+        return {"cell": self._cell, "more": self._ask_more, "prompts": self._prompts}
 
     def _cell(self, params: dict[str, Any], job: Job) -> Answer:
         """The ranking of one cell, asked of the model."""
@@ -159,6 +160,20 @@ class LensWidget(Widget):
         if not job.cancelled:
             self._more, self._followed = more, followed
             self.show(self._payload())
+        return {}, []
+
+    def _prompts(self, params: dict[str, Any], job: Job) -> Answer:
+        """Read another prompt; the tokens that are followed stay."""
+        model = getattr(self._detail, "model", None)
+        if model is None:
+            raise LookupError("This lens has no model to ask; it was made or loaded without one.")
+        lens = logit_lens(model, str(params["prompt"]), top_k=self._lens.top_k)
+        if not job.cancelled:
+            self._lens, self._detail = lens, lens.detail
+            self._more, self._followed = None, ()
+            with self.hold_sync():
+                self.selection = None
+                self.show(self._payload())
         return {}, []
 
     def to_code(self) -> str:

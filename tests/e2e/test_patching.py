@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -59,13 +60,26 @@ def share(page) -> str:
     return page.locator(f"{VIEW} .nbsight-patching-share").inner_text()
 
 
+@pytest.fixture(scope="module")
+def expected():
+    """What each single patch recovers, in percent as the page writes it: from a sweep of our own."""
+    import nbsight
+
+    model = nbsight.LanguageModel("nbsight/demo", dispatch=True)
+    clean, corrupted = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
+    found = nbsight.activation_patching(model, clean, corrupted, answers=(" Paris", " Rome"))
+    return lambda layer, position: (
+        f"{math.floor(100 * found.recovered[0, 0, layer, position] + 0.5)} % of the way"
+    )
+
+
 def asked(notebook: Notebook, expression: str):
     return json.loads(notebook.python(2, f"import json\nprint(json.dumps({expression}))"))
 
 
-def test_a_click_runs_that_patch_and_the_bars_move(notebook: Notebook, page):
+def test_a_click_runs_that_patch_and_the_bars_move(notebook: Notebook, page, expected):
     click_cell(page, 3, 1)
-    assert "98 % of the way" in share(page)
+    assert expected(3, 1) in share(page)
     first = page.locator(f"{VIEW} .nbsight-bars li").first
     assert first.locator("span").first.inner_text() == "·Paris"
     assert asked(notebook, "[w.selection, w.patched['patches']]") == [
@@ -97,11 +111,11 @@ def test_a_token_is_carried_to_another_prompt_with_the_mouse(notebook: Notebook,
     assert [(patch["source"], patch["target"]) for patch in patches] == [(1, 2)]
 
 
-def test_keys_alone_patch_carry_take_back_and_insert_the_code(notebook: Notebook, page):
+def test_keys_alone_patch_carry_take_back_and_insert_the_code(notebook: Notebook, page, expected):
     page.focus(f"{VIEW} .nbsight-heat")
     for key in ("PageDown", "Home", "ArrowUp", "ArrowUp", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    assert "92 % of the way" in share(page)
+    assert expected(2, 1) in share(page)
     page.focus(chip("clean", 1))
     page.keyboard.press("Enter")  # picked up: the focus is on the other prompt
     assert page.evaluate("document.activeElement.dataset.run") == "corrupted"
@@ -131,7 +145,7 @@ def test_a_sweep_fills_the_map_and_python_has_the_result(notebook: Notebook, pag
     assert "·Colos" in page.locator(f"{VIEW} tbody").inner_text()
 
 
-def test_what_python_raises_is_shown_in_its_place(notebook: Notebook, page):
+def test_what_python_raises_is_shown_in_its_place(notebook: Notebook, page, expected):
     notebook.python(
         2, "w.state = {'patches': [{'layer': 99, 'site': 'resid_post', 'source': 0, 'target': 0}]}"
     )
@@ -139,7 +153,7 @@ def test_what_python_raises_is_shown_in_its_place(notebook: Notebook, page):
     failure.wait_for()
     assert "there is no 99" in failure.inner_text()
     click_cell(page, 3, 1)
-    assert "98 % of the way" in share(page)
+    assert expected(3, 1) in share(page)
     assert failure.count() == 0
 
 

@@ -55,7 +55,7 @@ def test_a_module_is_traced_and_the_code_reads_the_same_number(model, path):
     kept = {}
     module = model._model.get_submodule(path)
     handle = module.register_forward_hook(
-        lambda _, __, out: kept.setdefault("out", out if torch.is_tensor(out) else out[0])
+        lambda _, __, out: kept.__setitem__("out", out if torch.is_tensor(out) else out[0])
     )
     with torch.no_grad():
         model._model(model.to_tokens(PROMPT))

@@ -59,7 +59,7 @@ def fail(layer, position, top_k):
             "3 layers, 0 to 2; there is no 9",
         ),
         (answer, "cell", {"layer": 0}, "KeyError", "position"),
-        (answer, "patch", {}, "LookupError", "no command 'patch' here; there are: cell, html, more"),
+        (answer, "patch", {}, "LookupError", "no command 'patch' here; there are: cell, html, more, prompts"),
         (None, "cell", {"layer": 0, "position": 0, "top_k": 3}, "LookupError", "no model to ask"),
     ],
 )
@@ -223,6 +223,20 @@ def test_statistics_once_asked_for_stay_when_tokens_are_followed(model):
     page.ask("more", "r2", track=[1, 2], statistics=False)
     assert {"entropy", "kl", "courses", "ranks"} <= set(widget.header["arrays"])
     assert [pin["id"] for pin in widget.header["followed"]] == [1, 2]
+
+
+def test_another_prompt_is_read_and_a_bad_one_leaves_the_first(model):
+    widget = LensWidget(logit_lens(model, "The capital of France is", top_k=3))
+    widget.selection = (0, 0)
+    page = Page(widget)
+    assert page.ask("prompts", prompt="")[0]["ok"] is False
+    assert widget.result.prompt == "The capital of France is"
+    assert page.ask("prompts", "r2", prompt="The capital of Italy is")[0]["ok"] is True
+    expected = logit_lens(model, "The capital of Italy is", top_k=3)
+    np.testing.assert_array_equal(widget.result.top_ids, expected.top_ids)
+    assert widget.selection is None
+    assert "Italy" in widget.to_code()
+    assert Page(LensWidget(shared_lens())).ask("prompts", prompt="x")[0]["error"]["type"] == "LookupError"
 
 
 def test_a_lens_in_a_table_has_every_number():

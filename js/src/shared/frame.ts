@@ -56,6 +56,7 @@ export class Frame {
     'Table'
   );
   private table: HTMLElement | null = null;
+  private before: HTMLElement | null = null;
   private provenance: Record<string, unknown> = {};
   private modelStale = '';
   private cellStale = false;
@@ -192,7 +193,11 @@ export class Frame {
     this.announce('The code is shown above, with a button that copies it.');
   }
 
+  /** The focus goes with what is on show, so that the keys go on working. */
   private toggleTable(): void {
+    const focused = (this.node.getRootNode() as Document | ShadowRoot).activeElement as HTMLElement | null;
+    const held = this.table ?? this.body;
+    const wasInside = focused !== null && held.contains(focused);
     this.table?.remove();
     this.table = this.table ? null : this.view.table();
     if (this.table) {
@@ -200,6 +205,12 @@ export class Frame {
     }
     this.body.hidden = this.table !== null;
     this.asTable.setAttribute('aria-pressed', String(this.table !== null));
+    if (wasInside && this.table) {
+      this.before = focused;
+      this.table.focus();
+    } else if (wasInside) {
+      this.before?.focus();
+    }
   }
 
   private openMenu(open: boolean): void {
@@ -366,9 +377,7 @@ export class Frame {
 }
 
 function isTyping(target: EventTarget | null): boolean {
-  return (
-    target instanceof HTMLElement && target.matches('input[type=text], input[type=search], textarea, select')
-  );
+  return target instanceof HTMLElement && target.matches('input:not([type=range]), textarea, select');
 }
 
 /** An error in its place, with a way to try again and what Python said folded. */

@@ -82,6 +82,9 @@ export const STYLE = `
 .nbsight-switch button { border-radius: 0; margin-left: -1px; }
 .nbsight-switch button:first-child { border-radius: 4px 0 0 4px; margin-left: 0; }
 .nbsight-switch button:last-child { border-radius: 0 4px 4px 0; }
+.nbsight-prompts { display: grid; gap: 5px 8px; grid-template-columns: max-content minmax(0, 640px); margin: 0 0 10px; }
+.nbsight-prompts label { color: var(--nb-muted); display: contents; font-size: 12px; }
+.nbsight[data-ghost] .nbsight-body { opacity: 0.42; }
 .nbsight-busy { color: var(--nb-muted); font-size: 12px; }
 .nbsight-busy::before {
   animation: nbsight-turn 0.9s linear infinite; border: 2px solid var(--nb-line); border-radius: 50%; border-top-color: var(--nb-bar);

@@ -8,6 +8,8 @@ import type { NormsHeader, Place as NormsPlace, State as NormsState } from './no
 import { NormsView } from './norms/view';
 import type { PatchingHeader, Place as PatchingPlace, State as PatchingState } from './patching/types';
 import { PatchingView } from './patching/view';
+import type { StepperHeader, Place as StepperPlace, State as StepperState } from './stepper/types';
+import { StepperView } from './stepper/view';
 
 /** A view on data that was kept, with nobody to ask. */
 type Draw = (parent: HTMLElement, header: Header, data: DataView, state: unknown, selection: unknown) => void;
@@ -24,5 +26,6 @@ export const VIEWS: Record<string, Draw> = {
   inspector: kept<InspectorHeader, InspectorState, InspectorPlace>((...all) => new InspectorView(...all)),
   lens: kept<LensHeader, LensState, LensPlace>((...all) => new LensView(...all)),
   norms: kept<NormsHeader, NormsState, NormsPlace>((...all) => new NormsView(...all)),
-  patching: kept<PatchingHeader, PatchingState, PatchingPlace>((...all) => new PatchingView(...all))
+  patching: kept<PatchingHeader, PatchingState, PatchingPlace>((...all) => new PatchingView(...all)),
+  stepper: kept<StepperHeader, StepperState, StepperPlace>((...all) => new StepperView(...all))
 };

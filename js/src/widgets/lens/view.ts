@@ -7,6 +7,7 @@ import { heatmapSvg } from '../../shared/heatmapsvg';
 import { Lines } from '../../shared/lines';
 import type { Host, View } from '../../shared/mount';
 import { gradient, series, swatch } from '../../shared/palette';
+import { Prompts } from '../../shared/prompts';
 import { number, probability, visible } from '../../shared/tokens';
 import { LensData } from './data';
 import { Detail } from './detail';
@@ -36,6 +37,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   private readonly link: Link;
   private readonly following: LastAsked | null;
   private readonly statistic: Choice<Statistic>;
+  private readonly prompts: Prompts;
   private readonly check = h('span', { class: 'nbsight-lens-check' });
   private readonly scale = h(
     'span',
@@ -89,13 +91,18 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     this.following = host.ask
       ? new LastAsked(host.ask, (stage, error) => this.frame.stage(stage, error, () => void this.follow()))
       : null;
+    this.prompts = new Prompts(host.ask, ['prompt'], {
+      ghost: on => this.frame.node.toggleAttribute('data-ghost', on),
+      failed: (error, retry) => this.frame.stage(error ? 'failed' : 'idle', error ?? undefined, retry)
+    });
     this.link = new Link({ model: header.model, tokens: header.tokens }, linked => {
       this.grid.link(linked?.layer == null ? [] : [linked.layer], linked?.positions ?? []);
       this.lines.mark(linked?.layer ?? null);
     });
     this.frame.node.prepend(h('style', {}, STYLE));
     this.frame.controls.hidden = false;
-    this.frame.controls.append(this.statistic.node, this.check);
+    this.frame.controls.append(this.statistic.node, ...(host.ask ? [this.prompts.button] : []), this.check);
+    this.frame.controls.after(this.prompts.node);
     this.frame.body.append(this.plane, this.detail.node);
     this.describe();
     this.frame.start();
@@ -148,6 +155,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   destroy(): void {
     this.detail.stop();
     this.following?.stop();
+    this.prompts.leave();
     this.link.close();
     this.frame.destroy();
   }
@@ -247,6 +255,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
         : [])
     ]);
     this.statistic.show(this.state.statistic);
+    this.prompts.show({ prompt: header.prompt });
     this.check.textContent =
       header.check === null
         ? ''

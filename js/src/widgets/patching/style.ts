@@ -11,9 +11,6 @@ export const STYLE = `
 .nbsight .nbsight-patching-chip[data-held], .nbsight .nbsight-patching-chip[data-over] { outline: 2px solid var(--nb-ring); outline-offset: -2px; }
 .nbsight-patching-chip > span { max-width: 100%; overflow: hidden; text-overflow: ellipsis; }
 .nbsight-patching svg.nbsight-patching-over { inset: 0; overflow: visible; pointer-events: none; position: absolute; z-index: 6; }
-.nbsight-patching-prompts { display: grid; gap: 5px 8px; grid-template-columns: max-content minmax(0, 640px); margin: 0 0 10px; }
-.nbsight-patching-prompts label { color: var(--nb-muted); display: contents; font-size: 12px; }
-.nbsight-patching[data-ghost] .nbsight-body { opacity: 0.42; }
 .nbsight-patching-progress { accent-color: var(--nb-bar); height: 8px; width: 110px; }
 .nbsight-patching-track { background: var(--nb-hover); border-radius: 4px; height: 8px; margin: 8px 0 3px; position: relative; }
 .nbsight-patching-track i { position: absolute; transform: translateX(-50%); transition: left 220ms ease-out; }

@@ -7,12 +7,12 @@ import type { Cell } from '../../shared/heatmap';
 import { heatmapSvg } from '../../shared/heatmapsvg';
 import type { Host, View } from '../../shared/mount';
 import { gradient } from '../../shared/palette';
+import { Prompts } from '../../shared/prompts';
 import { dataTable } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Answer } from './answer';
 import { ends, METRICS, PatchingData, SITES } from './data';
 import { Plane } from './plane';
-import { Prompts } from './prompts';
 import { Stack } from './stack';
 import { STYLE } from './style';
 import { Sweep } from './sweep';
@@ -85,7 +85,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       part: (part, bytes) => this.learn(part, bytes),
       failed: (error, retry) => this.frame.stage('failed', error, retry)
     });
-    this.prompts = new Prompts(host.ask, {
+    this.prompts = new Prompts(host.ask, ['clean', 'corrupted'], {
       ghost: on => this.frame.node.toggleAttribute('data-ghost', on),
       failed: (error, retry) => this.frame.stage(error ? 'failed' : 'idle', error ?? undefined, retry)
     });
@@ -231,7 +231,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     this.direction.show(this.state.direction);
     this.cone.show(this.state.cone);
     this.sweep.show(this.data, this.state);
-    this.prompts.show(header);
+    this.prompts.show({ clean: header.clean.prompt, corrupted: header.corrupted.prompt });
     this.plane.show(this.data, this.state);
     this.plane.map.select(this.selection);
     this.stack.show(this.data, this.state.direction);
