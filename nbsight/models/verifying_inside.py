@@ -22,7 +22,7 @@ import torch
 
 from nbsight.core.run import Run
 from nbsight.errors import PathError
-from nbsight.models.attending import TOLERANCE
+from nbsight.models.attending import CHECK, TOLERANCE
 from nbsight.models.contributions import bias_of, contributions
 from nbsight.models.inside import INSIDE_NAMES, InsideLayer
 from nbsight.models.layout import Layout
@@ -84,6 +84,7 @@ def check_inside(
     """
     found = Findings(layout.n_layers)
     run = Run(forward, root._module, grad=False, name=root._path_of)
+    run.marks = (CHECK,)
     seen: dict[tuple[int, str], torch.Tensor] = {}
     try:
         run.open([root._module])

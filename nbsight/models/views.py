@@ -94,6 +94,8 @@ class _View:
         raise NotImplementedError
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_native":  # there is none: Python asks here for the error
+            return type(self)._native.fget(self)  # type: ignore[attr-defined]
         if name.startswith("_"):
             raise AttributeError(name)
         frame = sys._getframe(1)
