@@ -89,13 +89,13 @@ class Attending:
     def __init__(self, envoy: Any, architecture: Architecture, layer: int, log: Log) -> None:
         self.envoy = envoy
         self.source = source_of(envoy, inspect.currentframe())  # type: ignore[arg-type]
-        config = getattr(envoy._root._module, "config", None)
-        self.call = self._find_call(architecture.attends(text_config(config)))
+        config = text_config(envoy._root._module.config)
+        self.call = self._find_call(architecture.attends(config))
         self.eager: Source = self.source
         if self.call is not None:
             self.eager = _Eager(self.call, envoy, self._find_eager(self.call), layer, log)
-        self.scores = self._place(architecture.scores) or (self._softmax(), "input")
-        self.pattern = self._place(architecture.pattern) or (self._product(self._softmax()), "input")
+        self.scores = self._place(architecture.scores(config)) or (self._softmax(), "input")
+        self.pattern = self._place(architecture.pattern(config)) or (self._product(self._softmax()), "input")
 
     @property
     def sources(self) -> list[Source]:
@@ -115,7 +115,8 @@ class Attending:
         """The call that attends; None where the forward itself computes the pattern."""
         calls = [operation for operation in self.source if operation._named.callee is not None]
         found = [call for call in calls if call.name in names or call.name.rpartition("_")[0] in names]
-        found = found or [call for call in calls if _SDPA in call.name]
+        if names and not found:  # attention with sdpa written out in it
+            found = [call for call in calls if _SDPA in call.name]
         if found:
             return found[-1]
         if any("softmax" in call.name for call in calls):

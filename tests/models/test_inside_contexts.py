@@ -280,6 +280,12 @@ def test_a_kept_edit_a_block_that_travels_and_a_run_held_open(demo, pattern):
         demo.layers[3].attn.result[:, :, 2] = 0
         logits = demo.logits.save()
     assert torch.equal(far, pattern)
+    attn, mlp = demo.layers[3].attn, demo.layers[3].mlp
+    with demo.trace(PROMPT, remote="local"):
+        again = attn.pattern.save()
+        post = mlp.post.save()
+    assert torch.equal(again, pattern)
+    assert post.shape == (1, again.shape[-1], demo.d_mlp)
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
     run = demo.start(PROMPT)
     _ = run.until(demo.layers[3].attn.q)
