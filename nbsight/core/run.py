@@ -94,6 +94,8 @@ class Run:
     counts_calls = False
     #: What is about to be called, while the run stands at an input.
     callee: Any = None
+    #: What whoever made the run has to say to the sources that stand in during it.
+    marks: Sequence[str] = ()
     _carrier: Carrier | None = None
     _home: greenlet | None = None
     # The model side's torch switches: grad mode and dtype, and all of them if that is not all.

@@ -28,6 +28,7 @@ from greenlet import getcurrent
 from nbsight.core.greenlets import Carrier
 from nbsight.core.measuring import is_plain
 from nbsight.core.quiet import quietly
+from nbsight.core.sites import locate
 from nbsight.core.source import Operation, Source, source_of
 from nbsight.core.source_peel import Peeled, peel
 from nbsight.core.source_resolve import resolve
@@ -38,12 +39,15 @@ from nbsight.models.limits import text_config
 from nbsight.models.masks import additive, rows_that_see
 from nbsight.models.plain_attention import plain_attention
 
-__all__ = ["TOLERANCE", "Attending", "Switch"]
+__all__ = ["CHECK", "EAGER", "TOLERANCE", "Attending", "Log", "Switch"]
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """How far an attention function's result may be off another's, relative to its length.
 
 Models rotate and take the softmax in float32 even where the rest is float64."""
+
+#: Marks of a run: every layer goes on with the eager result; a difference is expected and needs no warning.
+EAGER, CHECK = "eager attention", "check of attention"
 
 _SDPA = "scaled_dot_product_attention"
 _DROPOUT = ("dropout", "attention_dropout", "dropout_p")
@@ -85,13 +89,13 @@ class Attending:
     def __init__(self, envoy: Any, architecture: Architecture, layer: int, log: Log) -> None:
         self.envoy = envoy
         self.source = source_of(envoy, inspect.currentframe())  # type: ignore[arg-type]
-        config = getattr(envoy._root._module, "config", None)
-        self.call = self._find_call(architecture.attends(text_config(config)))
+        config = text_config(envoy._root._module.config)
+        self.call = self._find_call(architecture.attends(config))
         self.eager: Source = self.source
         if self.call is not None:
             self.eager = _Eager(self.call, envoy, self._find_eager(self.call), layer, log)
-        self.scores = self._place(architecture.scores) or (self._softmax(), "input")
-        self.pattern = self._place(architecture.pattern) or (self._product(self._softmax()), "input")
+        self.scores = self._place(architecture.scores(config)) or (self._softmax(), "input")
+        self.pattern = self._place(architecture.pattern(config)) or (self._product(self._softmax()), "input")
 
     @property
     def sources(self) -> list[Source]:
@@ -111,7 +115,8 @@ class Attending:
         """The call that attends; None where the forward itself computes the pattern."""
         calls = [operation for operation in self.source if operation._named.callee is not None]
         found = [call for call in calls if call.name in names or call.name.rpartition("_")[0] in names]
-        found = found or [call for call in calls if _SDPA in call.name]
+        if names and not found:  # attention with sdpa written out in it
+            found = [call for call in calls if _SDPA in call.name]
         if found:
             return found[-1]
         if any("softmax" in call.name for call in calls):
@@ -190,7 +195,7 @@ class _Eager(Source):
         """What a run calls instead of `called`."""
         current = getcurrent()
         run = current.model_run if type(current) is Carrier else None
-        if run is None or not (run.__dict__.get("uses_eager") or self._is_wanted(run)):
+        if run is None or not (EAGER in run.marks or self._is_wanted(run)):
             return called
         try:
             is_eager = peel(called).function.__code__ is self._listing.original
@@ -221,27 +226,29 @@ class _Eager(Source):
         function = self._listing.with_doors(self._peeled.function, changes.call, changes.put)
         eager = function(*bound.args, **bound.kwargs)
         one, other = _mixed(loaded), _mixed(eager)
-        is_used = changes.found or other.requires_grad or bool(run.__dict__.get("uses_eager"))
+        is_used = changes.found or other.requires_grad or EAGER in run.marks
         is_random = module.training and any(given.get(name) for name in _DROPOUT)
         difference = float("nan")
         if not changes.found and not is_random and is_plain(other):
             difference = _distance(one, other, rows_that_see(mask))
-            self._say(difference, one.dtype)
+            if difference > TOLERANCE.get(one.dtype, 1e-5) and CHECK not in run.marks:
+                self._say(run, difference)
         implementation = str(getattr(self._envoy._root._module.config, "_attn_implementation", None))
         self._log.add(run, Switch(self._layer, implementation, difference, is_used))
         if not is_used:
             return loaded
         return eager if isinstance(loaded, torch.Tensor) else (eager[0], *loaded[1:])
 
-    def _say(self, difference: float, dtype: torch.dtype) -> None:
-        if difference <= TOLERANCE.get(dtype, 1e-5):
-            return
-        warnings.warn(
+    def _say(self, run: Any, difference: float) -> None:
+        last = None if run.owner is None else run.owner.driver.last
+        filename, number = (__file__, 1) if last is None else locate(last[2])
+        warnings.warn_explicit(
             f"the pattern of layer {self._layer} is that of the model's eager attention, and what the model "
             f"was loaded with computes something else there: their results are {difference:.1e} apart. To "
             'read what runs, load the model with `attn_implementation="eager"`.',
             NbsightWarning,
-            stacklevel=2,
+            filename,
+            number,
         )
 
 

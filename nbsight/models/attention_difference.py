@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nbsight.models.attending import EAGER
 from nbsight.models.provenance import provenance
 from nbsight.results.attention import AttentionDifference
 
@@ -33,7 +34,7 @@ def attention_difference(model: Any, prompt: Any) -> AttentionDifference:
         loaded = model.logits.clone()
     std.forget_switches()
     with model.trace(prompt, grad=False) as tracer:
-        tracer.run.uses_eager = True
+        tracer.run.marks = (EAGER,)
         for layer in range(model.n_layers):
             tracer.run.open(std.place("pattern", layer).envoy(model)._gates())
         eager = model.logits.clone()

@@ -18,7 +18,7 @@ from torch import nn
 from nbsight.core.sites import Site
 from nbsight.errors import PathError
 from nbsight.models.parts import Heads
-from nbsight.models.places import Derived, Place, fitted, read, with_first
+from nbsight.models.places import Derived, Place, first_tensor, fitted, read, with_first
 
 __all__ = ["bias_of", "contributions", "read_result", "write_result"]
 
@@ -92,8 +92,12 @@ def _derived(envoy: Any, place: Place, z: Place, tracer: Any, frame: FrameType) 
     mix = envoy._module
     if found.ndim != 4 or not isinstance(z.part, Heads):
         raise PathError(f"`model.{place.label}` needs heads side by side at `{z.native}`.")
-    value = contributions(mix, found, is_recorded=is_recorded) * place.factor
-    bias = bias_of(mix, value) if not is_recorded else getattr(mix, "bias", None)
+    if tracer.scan:  # no numbers, and perhaps no weights
+        value = first_tensor(native).unsqueeze(2).repeat(1, 1, found.shape[2], 1)
+        bias = None
+    else:
+        value = contributions(mix, found, is_recorded=is_recorded) * place.factor
+        bias = bias_of(mix, value) if not is_recorded else getattr(mix, "bias", None)
 
     def put(site: Site, value: torch.Tensor) -> None:
         whole = (value / place.factor).sum(2)
@@ -101,7 +105,6 @@ def _derived(envoy: Any, place: Place, z: Place, tracer: Any, frame: FrameType) 
         now = with_first(site.view(participant), whole.to(found.dtype))
         site.assign(participant, now, envoy._show("output", now))
 
-    del native  # it was only read so that the run stands there
     derived = tracer.run.site.derive(key, Derived(value, put))
     if is_recorded:
         tracer.handed.note(derived.value, (envoy, "output", tracer.run.site.line))

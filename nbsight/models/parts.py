@@ -23,16 +23,17 @@ class Part:
     #: Whether a value with more rows than the native tensor can take its place.
     is_all = False
 
-    def take(self, native: torch.Tensor, rows: Any) -> torch.Tensor:
+    def take(self, native: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         """What the user sees.
 
         Args:
             native: The tensor at the place, a participant's rows of it.
             rows: Which part of the batch that is; None for all of it.
+            steps: How many tokens a generation has added to the prompt.
         """
         raise NotImplementedError
 
-    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any) -> torch.Tensor:
+    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         """The native tensor with another value in it; the given one stays as it is."""
         raise NotImplementedError
 
@@ -48,10 +49,10 @@ class Heads(Part):
     count: int
     is_all = True
 
-    def take(self, native: torch.Tensor, rows: Any) -> torch.Tensor:
+    def take(self, native: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         return native.unflatten(-1, (self.count, -1))
 
-    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any) -> torch.Tensor:
+    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         return value.flatten(-2)
 
 
@@ -69,11 +70,11 @@ class Columns(Part):
     size: int
     heads: int | None = None
 
-    def take(self, native: torch.Tensor, rows: Any) -> torch.Tensor:
+    def take(self, native: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         part = native.narrow(-1, self.start, self.size)
         return part if self.heads is None else part.unflatten(-1, (self.heads, -1))
 
-    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any) -> torch.Tensor:
+    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         changed = native.clone()
         changed.narrow(-1, self.start, self.size).copy_(value if self.heads is None else value.flatten(-2))
         return changed
@@ -103,11 +104,11 @@ class Groups(Part):
         grouped = native.unflatten(-1, (self.groups, self.of, -1))
         return grouped.narrow(-2, self.first, self.count)
 
-    def take(self, native: torch.Tensor, rows: Any) -> torch.Tensor:
+    def take(self, native: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         part = self._grouped(native)
         return part.squeeze(-2) if self.count == 1 else part.flatten(-3, -2)
 
-    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any) -> torch.Tensor:
+    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         changed = native.clone()
         self._grouped(changed).copy_(value.unflatten(-2, (self.groups, self.count)))
         return changed
@@ -125,12 +126,12 @@ class Keys(Part):
 
     dim: int = 3
 
-    def take(self, native: torch.Tensor, rows: Any) -> torch.Tensor:
-        skipped = _padding(native, self.dim, rows)
+    def take(self, native: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
+        skipped = _padding(native, self.dim, rows, steps)
         return native.narrow(self.dim, skipped, native.size(self.dim) - skipped) if skipped else native
 
-    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any) -> torch.Tensor:
-        skipped = _padding(native, self.dim, rows)
+    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
+        skipped = _padding(native, self.dim, rows, steps)
         if not skipped:
             return value
         return torch.cat([native.narrow(self.dim, 0, skipped), value], self.dim)
@@ -146,17 +147,23 @@ class Swapped(Part):
 
     has_past: bool = False
 
-    def take(self, native: torch.Tensor, rows: Any) -> torch.Tensor:
-        part = Keys(2).take(native, rows) if self.has_past else native
+    def take(self, native: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
+        part = Keys(2).take(native, rows, steps) if self.has_past else native
         return part.transpose(1, 2)
 
-    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any) -> torch.Tensor:
+    def put(self, native: torch.Tensor, value: torch.Tensor, rows: Any, steps: int = 0) -> torch.Tensor:
         part = value.transpose(1, 2)
-        return Keys(2).put(native, part, rows) if self.has_past else part
+        return Keys(2).put(native, part, rows, steps) if self.has_past else part
 
 
-def _padding(native: torch.Tensor, dim: int, rows: Any) -> int:
-    """The positions before a prompt's first token that are still in a tensor of a later step."""
-    if rows is None or not rows.left_pad or rows.padded is None or native.size(dim) <= rows.padded:
+def _padding(native: torch.Tensor, dim: int, rows: Any, steps: int) -> int:
+    """The positions before a prompt's first token that are still among the keys of a later step.
+
+    A cache that keeps a window has dropped some of them; one with room for later tokens is longer.
+    """
+    if (
+        rows is None or not rows.left_pad or native.size(dim) == rows.length
+    ):  # the first pass: cut off already
         return 0
-    return int(rows.left_pad)
+    dropped = max(0, rows.padded + steps - native.size(dim))
+    return int(max(0, rows.left_pad - dropped))

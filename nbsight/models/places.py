@@ -188,7 +188,7 @@ def read_inside(envoy: Any, place: Place, tracer: Any, frame: FrameType) -> torc
 def _shown(envoy: Any, place: Place, tracer: Any, hidden: torch.Tensor, frame: FrameType) -> torch.Tensor:
     participant = tracer.participant()
     if not place.needs_own(tracer, hidden, participant.rows):
-        return hidden if place.part is None else place.part.take(hidden, participant.rows)
+        return hidden if place.part is None else place.part.take(hidden, participant.rows, steps_of(tracer))
     derived = _derived(place, envoy, tracer, participant, frame)
     if tracer.handed is not None:
         tracer.handed.note(derived.value, (envoy, place.kind, tracer.run.site.line))
@@ -215,9 +215,9 @@ def write(envoy: Any, place: Place, tracer: Any, value: Any, frame: FrameType) -
         hidden.copy_(fitted(root, place, hidden, value))
     else:
         if place.part is not None:
-            rows = participant.rows
-            value = fitted(root, place, place.part.take(hidden, rows), value)
-            value = place.part.put(hidden, value, rows)
+            rows, steps = participant.rows, steps_of(tracer)
+            value = fitted(root, place, place.part.take(hidden, rows, steps), value)
+            value = place.part.put(hidden, value, rows, steps)
         else:
             value = fitted(root, place, hidden, value)
         if place.kind == "inputs":
@@ -279,8 +279,8 @@ def _derived(place: Place, envoy: Any, tracer: Any, participant: Any, frame: Fra
     if place.is_shared:
         return site.derive(key, Derived(hidden.clone(), lambda _, value: _copy(hidden, value)))
     if place.part is not None:
-        part = place.part
-        own = part.take(hidden, rows)
+        part, steps = place.part, steps_of(tracer)
+        own = part.take(hidden, rows, steps)
         if place.is_overwritten:
             own = own.clone()
 
@@ -289,7 +289,7 @@ def _derived(place: Place, envoy: Any, tracer: Any, participant: Any, frame: Fra
             if place.kind == "input":
                 now = (*now[0], *now[1].values())[0]
             now = tensor_at(place, now)
-            assign(site, part.put(now, value, rows))
+            assign(site, part.put(now, value, rows, steps))
 
         return site.derive(key, Derived(own, put))
     if place.is_for_all:
@@ -354,6 +354,11 @@ def _count_rows(place: Place, tracer: Any) -> int:
         f"`model.{place.label}` has rows and positions in one dimension in this model, and how many rows "
         f"there are is only known in a plain forward without a cache. Read `{place.native}`."
     )
+
+
+def steps_of(tracer: Any) -> int:
+    """How many tokens the generation that runs has added to its prompt."""
+    return max(0, tracer.run.passes - 1) if tracer.run is not None else 0
 
 
 def tensor_at(place: Place, native: Any) -> torch.Tensor:

@@ -151,16 +151,12 @@ class Standard:
             known.verify(self._root)
         if name in known.refused:
             row = known.refused[name]
-            training = self._root._is_training()
+            tried = f"The native place that was tried is `{row.place}`; it works as ever. "
+            dropout = " The model is in training mode, and dropout changes sums: `model.eval()`."
             raise UnknownArchitectureError(
                 f"`{name}` is refused on {type(self._root._module).__name__}: on random tokens {row.remark}. "
-                f"The native place that was tried is `{row.place}`; it works as ever. "
-                "`nbsight.verify(model)` shows the whole table."
-                + (
-                    " The model is in training mode, and dropout changes sums: `model.eval()`."
-                    if training
-                    else ""
-                )
+                f"{tried if row.place else ''}`nbsight.verify(model)` shows the whole table."
+                f"{dropout if self._root._is_training() else ''}"
             )
 
     def _index(self, layer: int) -> int:

@@ -60,6 +60,7 @@ class Known:
         self._had_dropout = False
         #: What the check of the names inside attention and MLP found; made when the first of them is used.
         self._inside: Findings | None = None
+        self._had_dropout_inside = False
         self._lock = threading.RLock()
 
     def verify(self, root: Any, *, again: bool = False) -> Verification:
@@ -85,12 +86,15 @@ class Known:
         """
         with self._lock:
             result = self.verify(root)
-            if not self.layouts or (self._inside is not None and not again and "q" in result.names):
+            is_known = self._inside is not None and "q" in result.names
+            may_hold = self._had_dropout_inside and not root._is_training()
+            if not self.layouts or (is_known and not again and not may_hold):
                 return result
             layout, log = self.layouts[0], Log()
             layers = [InsideLayer(root, layout, layer, log) for layer in range(layout.n_layers)]
             module: nn.Module = root._module
             self._inside = check_inside(root, layout, layers, lambda: _run(root, module), SHAPE[0])
+            self._had_dropout_inside = bool(self._inside.refused) and root._is_training()
             self.result = _with_inside(result, layers, self._inside)
             self.refused = {row.name: row for row in self.result.rows if row.status == "refused"}
             return self.result

@@ -22,7 +22,7 @@ import torch
 
 from nbsight.core.run import Run
 from nbsight.errors import PathError
-from nbsight.models.attending import TOLERANCE
+from nbsight.models.attending import CHECK, TOLERANCE
 from nbsight.models.contributions import bias_of, contributions
 from nbsight.models.inside import INSIDE_NAMES, InsideLayer
 from nbsight.models.layout import Layout
@@ -84,6 +84,7 @@ def check_inside(
     """
     found = Findings(layout.n_layers)
     run = Run(forward, root._module, grad=False, name=root._path_of)
+    run.marks = (CHECK,)
     seen: dict[tuple[int, str], torch.Tensor] = {}
     try:
         run.open([root._module])
@@ -202,14 +203,15 @@ class _Layer:
         names = (f"{turned}q", f"{turned}k")
         if not self._has("scores", *names):
             return
-        if not turned and self.layout.architecture.is_rotary(self.layout.config):
-            return
         if self.got["scores"].ndim != 4:
             self._note(("scores",), float("inf"), "scores are (batch, head, query position, key position)")
             return
         q, k = (self.got[name].transpose(1, 2) for name in names)
         product = q @ _repeated(k, q.shape[1]).transpose(-1, -2)
         scores = self.got["scores"]
+        is_turned = not turned and self.layout.architecture.is_rotary(self.layout.config)
+        if is_turned:  # a query and a key of one position are turned alike, which their product does not show
+            scores, product = (each.diagonal(dim1=-2, dim2=-1) for each in (scores, product))
         lowest = torch.finfo(torch.float16).min / 2  # no score is that low, any mask is
         cap = getattr(self.layout.config, "attn_logit_softcapping", None)
         if cap:
@@ -219,7 +221,8 @@ class _Layer:
             (scores[0] - scores[1]).flatten()[is_seen], (product[0] - product[1]).flatten()[is_seen]
         )
         capped = f", capped at {cap:g}" if cap else ""
-        claim = f"scores = {scale:.3g} {names[0]} · {names[1]} + mask{capped}"
+        at = " at its own position" if is_turned else ""
+        claim = f"scores = {scale:.3g} {names[0]} · {names[1]} + mask{capped}{at}"
         self._note(("scores", *names), error, claim)
 
     def _check_pattern(self) -> None:

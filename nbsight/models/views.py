@@ -93,7 +93,14 @@ class _View:
     def _native(self) -> Any:
         raise NotImplementedError
 
+    @property
+    def index(self) -> int:
+        """The number of the layer, counted from 0."""
+        return self._layer
+
     def __getattr__(self, name: str) -> Any:
+        if name == "_native":  # there is none: Python asks here for the error
+            return type(self)._native.fget(self)  # type: ignore[attr-defined]
         if name.startswith("_"):
             raise AttributeError(name)
         frame = sys._getframe(1)
@@ -148,11 +155,6 @@ class Layer(_View):
     @property
     def _native(self) -> Any:
         return self._std._root._at(f"{self._std.layout.layers}.{self._layer}")
-
-    @property
-    def index(self) -> int:
-        """The number of the layer, counted from 0."""
-        return self._layer
 
     @property
     def attn(self) -> Attention:

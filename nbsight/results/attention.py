@@ -47,7 +47,6 @@ class AttentionDifference(Result):
         return (
             f"Eager attention against {self.implementation}: logits differ by {self.largest:.1e} at most, "
             f"next-token distributions by {float(self.shift.max()):.1e} (total variation)\n"
-            f"  attention results, over {len(self.layers)} layers: "
-            f"{float(self.attention.max()):.1e} at most, "
-            f"in layer {int(self.attention.argmax())}"
+            f"  the attention of {len(self.layers)} layers differs by {float(self.attention.max()):.1e} at "
+            f"most, in layer {self.layers[int(self.attention.argmax())]}"
         )

@@ -297,7 +297,10 @@ def _envoy(self: Decoder, path: Any, code: dict[str, Any]) -> Any:
 
 def _layer(self: Decoder, index: Any, code: dict[str, Any]) -> Any:
     layers = self.root.std.layers
-    return layers if index is None else layers[index]
+    if index is None:
+        return layers
+    part = code.get("part")
+    return layers[index] if part not in ("attn", "mlp") else getattr(layers[index], part)
 
 
 def _dtype(self: Decoder, name: Any, code: dict[str, Any]) -> torch.dtype:

@@ -28,7 +28,7 @@ from torch import nn
 
 from nbsight.core.envoy import Envoy
 from nbsight.models.outputs import BlockOutput, LogitsOutput
-from nbsight.models.views import Layer, Layers
+from nbsight.models.views import Attention, Layer, Layers, Mlp
 from nbsight.wire import functions, names
 from nbsight.wire.messages import FunctionSpace
 from nbsight.wire.missing import NotHere
@@ -164,7 +164,7 @@ class Encoder:
             return self.refuse(value, place, value._why.rstrip("."))
         if isinstance(value, Envoy):
             return self._envoy(value, place)
-        if isinstance(value, (Layer, Layers)):
+        if isinstance(value, (Layer, Layers, Attention, Mlp)):
             return self._layer(value, place)
         if isinstance(value, nn.Module):
             return self._module(value, place)
@@ -274,10 +274,13 @@ class Encoder:
             return self.refuse(value, place, "it belongs to another model; a block travels to one model")
         return {"$envoy": value._path}
 
-    def _layer(self, value: Layer | Layers, place: str) -> Any:
+    def _layer(self, value: Layer | Layers | Attention | Mlp, place: str) -> Any:
         if _family(value._std._root) is not _family(self.root):
             return self.refuse(value, place, "it belongs to another model; a block travels to one model")
-        return {"$layer": value.index if isinstance(value, Layer) else None}
+        if isinstance(value, Layers):
+            return {"$layer": None}
+        part = {Attention: "attn", Mlp: "mlp"}.get(type(value))
+        return {"$layer": value.index} | ({} if part is None else {"part": part})
 
     def _module(self, value: nn.Module, place: str) -> Any:
         path = self._name_in_model(value)

@@ -24,6 +24,10 @@ def always(config: Config) -> bool:
     return True
 
 
+def nothing(config: Config) -> None:
+    """The answer of a family that says nothing."""
+
+
 def interface(config: Config) -> tuple[str, ...]:
     """What the attention modules of transformers call, as a rule."""
     return ("attention_interface",)
@@ -104,8 +108,8 @@ class Architecture:
     is_grouped: Callable[[Config], bool] = never
     is_rotary: Callable[[Config], bool] = always
     attends: Callable[[Config], tuple[str, ...]] = interface
-    scores: str | None = None
-    pattern: str | None = None
+    scores: Callable[[Config], str | None] = nothing
+    pattern: Callable[[Config], str | None] = nothing
     mlp: Paths | None = "mlp"
     up: Paths = "mlp.up_proj"
     gate: Paths | None = "mlp.gate_proj"

@@ -20,7 +20,7 @@ ARCHITECTURES = (
         is_grouped=always,
         is_rotary=never,
         attends=lambda config: (),
-        pattern="self_attention_dropout_0.output",
+        pattern=lambda config: "self_attention_dropout_0.output",
         up="mlp.dense_h_to_4h",
         gate=None,
     ),

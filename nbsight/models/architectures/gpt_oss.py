@@ -7,6 +7,6 @@ ARCHITECTURES = (
         name="gpt_oss",
         model_types=("gpt_oss",),
         # Before the sink's column is added and the largest is taken off.
-        scores="torch_cat_0.input",
+        scores=lambda config: "torch_cat_0.input",
     ),
 )
