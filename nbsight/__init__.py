@@ -15,7 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbsight.analysis.ablation import ablation
+    from nbsight.analysis.ablation import AblationSweep, ablation
+    from nbsight.analysis.component_lens import component_lens
     from nbsight.analysis.lens import logit_lens
     from nbsight.analysis.metrics import kl_divergence, log_probability, logit_difference, probability
     from nbsight.analysis.norms import stream_norms
@@ -43,9 +44,12 @@ if TYPE_CHECKING:
     from nbsight.models.vision_language_model import VisionLanguageModel
     from nbsight.models.wrapped import NNsight, wrap
     from nbsight.notebook.extension import load_ipython_extension, unload_ipython_extension
+    from nbsight.remote.addresses import connect
+    from nbsight.remote.attached import jobs
     from nbsight.results.ablation import Ablation
     from nbsight.results.alignment import Alignment, align
     from nbsight.results.base import load_result
+    from nbsight.results.component_lens import ComponentLens
     from nbsight.results.lens import Lens
     from nbsight.results.norms import Norms
     from nbsight.results.patching import Patching
@@ -58,7 +62,9 @@ __version__ = "0.1.0"
 __all__ = [
     "CONFIG",
     "Ablation",
+    "AblationSweep",
     "Alignment",
+    "ComponentLens",
     "DiffusionModel",
     "EditWarning",
     "Envoy",
@@ -89,6 +95,9 @@ __all__ = [
     "activation_patching",
     "align",
     "backward",
+    "component_lens",
+    "connect",
+    "jobs",
     "kl_divergence",
     "load_ipython_extension",
     "load_result",
@@ -109,7 +118,9 @@ __all__ = [
 _HOMES = {
     "CONFIG": "nbsight.compat:CONFIG",
     "Ablation": "nbsight.results.ablation:Ablation",
+    "AblationSweep": "nbsight.analysis.ablation:AblationSweep",
     "Alignment": "nbsight.results.alignment:Alignment",
+    "ComponentLens": "nbsight.results.component_lens:ComponentLens",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "EditWarning": "nbsight.errors:EditWarning",
     "Envoy": "nbsight.core.envoy:Envoy",
@@ -140,6 +151,9 @@ _HOMES = {
     "activation_patching": "nbsight.analysis.patching:activation_patching",
     "align": "nbsight.results.alignment:align",
     "backward": "nbsight.core.backward:backward",
+    "component_lens": "nbsight.analysis.component_lens:component_lens",
+    "connect": "nbsight.remote.addresses:connect",
+    "jobs": "nbsight.remote.attached:jobs",
     "kl_divergence": "nbsight.analysis.metrics:kl_divergence",
     "load_ipython_extension": "nbsight.notebook.extension:load_ipython_extension",
     "load_result": "nbsight.results.base:load_result",
