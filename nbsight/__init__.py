@@ -55,7 +55,11 @@ if TYPE_CHECKING:
     from nbsight.results.patching import Patching
     from nbsight.results.tokens import TokenBatch, Tokens
     from nbsight.results.verification import Verification
+    from nbsight.widgets.inspector import InspectorWidget
     from nbsight.widgets.lens import LensWidget
+    from nbsight.widgets.norms import NormsWidget
+    from nbsight.widgets.patching import PatchingWidget
+    from nbsight.widgets.stepper import StepperWidget
 
 __version__ = "0.1.0"
 
@@ -68,6 +72,7 @@ __all__ = [
     "DiffusionModel",
     "EditWarning",
     "Envoy",
+    "InspectorWidget",
     "LanguageModel",
     "Lens",
     "LensWidget",
@@ -76,15 +81,18 @@ __all__ = [
     "NbsightError",
     "NbsightWarning",
     "Norms",
+    "NormsWidget",
     "NotFiniteError",
     "Object",
     "OrderNotice",
     "OutOfOrderError",
     "Patching",
     "PatchingSweep",
+    "PatchingWidget",
     "Receipt",
     "Receipts",
     "SourceNotAvailable",
+    "StepperWidget",
     "TokenBatch",
     "Tokens",
     "TransformersModel",
@@ -124,6 +132,7 @@ _HOMES = {
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "EditWarning": "nbsight.errors:EditWarning",
     "Envoy": "nbsight.core.envoy:Envoy",
+    "InspectorWidget": "nbsight.widgets.inspector:InspectorWidget",
     "LanguageModel": "nbsight.models.language_model:LanguageModel",
     "Lens": "nbsight.results.lens:Lens",
     "LensWidget": "nbsight.widgets.lens:LensWidget",
@@ -132,15 +141,18 @@ _HOMES = {
     "NbsightError": "nbsight.errors:NbsightError",
     "NbsightWarning": "nbsight.errors:NbsightWarning",
     "Norms": "nbsight.results.norms:Norms",
+    "NormsWidget": "nbsight.widgets.norms:NormsWidget",
     "NotFiniteError": "nbsight.errors:NotFiniteError",
     "Object": "nbsight.compat:Object",
     "OrderNotice": "nbsight.errors:OrderNotice",
     "OutOfOrderError": "nbsight.errors:OutOfOrderError",
     "Patching": "nbsight.results.patching:Patching",
     "PatchingSweep": "nbsight.analysis.patching:PatchingSweep",
+    "PatchingWidget": "nbsight.widgets.patching:PatchingWidget",
     "Receipt": "nbsight.core.receipts:Receipt",
     "Receipts": "nbsight.core.receipts:Receipts",
     "SourceNotAvailable": "nbsight.errors:SourceNotAvailable",
+    "StepperWidget": "nbsight.widgets.stepper:StepperWidget",
     "TokenBatch": "nbsight.results.tokens:TokenBatch",
     "Tokens": "nbsight.results.tokens:Tokens",
     "TransformersModel": "nbsight.models.transformers_model:TransformersModel",
@@ -171,6 +183,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "widgets":
+        return importlib.import_module("nbsight.widgets")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(
