@@ -37,7 +37,10 @@ class Jobs:
         return iter([RemoteJob(client, info.id) for info in client.jobs()])
 
     def __repr__(self) -> str:
-        return jobs_table(find_client(True).jobs(), time.time())
+        try:
+            return jobs_table(find_client(True).jobs(), time.time())
+        except RemoteError as error:  # to be shown must not fail
+            return f"no jobs to show: {error}"
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
