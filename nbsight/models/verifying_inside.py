@@ -177,6 +177,10 @@ class _Layer:
         self.layer = layer
         #: Float64 on the processor, whatever the model computes in.
         self.got = {name: value.double().cpu() for name, value in values.items()}
+        clip = getattr(getattr(layout.config, "attn_config", layout.config), "clip_qkv", None)
+        if clip:  # some models clip them before anything else reads them
+            for name in {"q", "k", "v"} & set(self.got):
+                self.got[name] = self.got[name].clamp(-clip, clip)
         self.raw = values
         self.found = found
         self.dtype = next(iter(values.values())).dtype if values else torch.float32
@@ -325,7 +329,7 @@ class _Layer:
         else:
             made = taken @ weight + bias
             claim = f"{'MLP' if value == 'down' else value} = x · {name} + b_{name[2:]}"
-        self._note((name,), _distance(self.got[value], made), claim)
+        self._note((name,), _distance(self.raw[value].double().cpu(), made), claim)
 
     def _activation(self) -> Any:
         path = self.inside.places["post"].path.rpartition(".")[0]

@@ -198,6 +198,32 @@ def test_a_window_caps_and_half_precision_are_those_of_the_models_own_function()
         torch.testing.assert_close(mixed, z, rtol=tolerance, atol=tolerance)
 
 
+def test_a_model_that_clips_queries_keys_and_values_is_checked_with_them_clipped():
+    for config in (
+        transformers.OlmoConfig(
+            vocab_size=101,
+            hidden_size=48,
+            intermediate_size=80,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            clip_qkv=0.05,
+            pad_token_id=0,
+        ),
+        transformers.MptConfig(
+            vocab_size=101, d_model=48, n_layers=2, n_heads=6, max_seq_len=64, attn_config={"clip_qkv": 0.05}
+        ),
+    ):
+        torch.manual_seed(0)
+        model = LanguageModel(transformers.AutoModelForCausalLM.from_config(config).eval())
+        table = verify(model)
+        assert table.ok, table
+        with model.trace([IDS]):
+            v = model.layers[1].attn.v.clone()
+            mixed = model.layers[1].attn.z.clone()
+        assert v.abs().max() > 0.05  # what the projection gives, before the clip
+        assert mixed.abs().max() <= 0.05 + 1e-6
+
+
 # --- where a trace may stand ----------------------------------------------------------------------
 
 
