@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         SourceNotAvailable,
         UnknownArchitectureError,
     )
+    from nbsight.models.attention_difference import attention_difference
     from nbsight.models.diffusion_model import DiffusionModel
     from nbsight.models.language_model import LanguageModel
     from nbsight.models.standard import verify
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from nbsight.remote.attached import jobs
     from nbsight.results.ablation import Ablation
     from nbsight.results.alignment import Alignment, align
+    from nbsight.results.attention import AttentionDifference
     from nbsight.results.base import load_result
     from nbsight.results.component_lens import ComponentLens
     from nbsight.results.lens import Lens
@@ -68,6 +70,7 @@ __all__ = [
     "Ablation",
     "AblationSweep",
     "Alignment",
+    "AttentionDifference",
     "ComponentLens",
     "DiffusionModel",
     "EditWarning",
@@ -102,6 +105,7 @@ __all__ = [
     "ablation",
     "activation_patching",
     "align",
+    "attention_difference",
     "backward",
     "component_lens",
     "connect",
@@ -128,6 +132,7 @@ _HOMES = {
     "Ablation": "nbsight.results.ablation:Ablation",
     "AblationSweep": "nbsight.analysis.ablation:AblationSweep",
     "Alignment": "nbsight.results.alignment:Alignment",
+    "AttentionDifference": "nbsight.results.attention:AttentionDifference",
     "ComponentLens": "nbsight.results.component_lens:ComponentLens",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "EditWarning": "nbsight.errors:EditWarning",
@@ -162,6 +167,7 @@ _HOMES = {
     "ablation": "nbsight.analysis.ablation:ablation",
     "activation_patching": "nbsight.analysis.patching:activation_patching",
     "align": "nbsight.results.alignment:align",
+    "attention_difference": "nbsight.models.attention_difference:attention_difference",
     "backward": "nbsight.core.backward:backward",
     "component_lens": "nbsight.analysis.component_lens:component_lens",
     "connect": "nbsight.remote.addresses:connect",
