@@ -42,12 +42,14 @@ class Metric:
         unit: What it is measured in, for axes.
         of: Logits (row, d_vocab) to numbers (row,).
         rises: Whether it is higher the better the right answer does; False where nobody knows.
+        kind: Its name without the tokens that it is about, for tables of several prompts.
     """
 
     name: str
     unit: str
     of: Callable[[torch.Tensor], Any]
     rises: bool = False
+    kind: str = ""
 
     def __call__(self, logits: torch.Tensor) -> Any:
         """The numbers of logits, (row, d_vocab) to (row,)."""
@@ -99,6 +101,7 @@ def logit_difference(model: LanguageModel, answer: Token, wrong: Token) -> Metri
         "logit difference",
         lambda logits: logits[:, right] - logits[:, left],
         rises=True,
+        kind="logit difference",
     )
 
 
@@ -118,6 +121,7 @@ def probability(model: LanguageModel, answer: Token) -> Metric:
         "probability",
         lambda logits: logits.float().softmax(-1)[:, token],
         rises=True,
+        kind="probability of the answer",
     )
 
 
@@ -137,6 +141,7 @@ def log_probability(model: LanguageModel, answer: Token) -> Metric:
         "nats",
         lambda logits: logits.float().log_softmax(-1)[:, token],
         rises=True,
+        kind="log-probability of the answer",
     )
 
 

@@ -144,7 +144,11 @@ class PatchingSweep(Stoppable[Patching]):
             for number, ids in enumerate(prompts)
         ]
         check_labels(self.pairs)
-        self.labels = self.pairs[0].labels
+        #: Where the pairs differ, the first one's stands for all.
+        self.labels = tuple(
+            first if all(label == first for label in others) else f"{first} …"
+            for first, *others in zip(*(pair.labels for pair in self.pairs), strict=True)
+        )
         self.metrics = [
             metric_of(model, metric, None if self._answers is None else self._answers[number], clean_ids)
             for number, (clean_ids, _) in enumerate(prompts)
@@ -206,7 +210,7 @@ class PatchingSweep(Stoppable[Patching]):
             head_values=np.stack(by_head) if by_head else None,
             clean=np.array(ends if denoise else bases),
             corrupted=np.array(bases if denoise else ends),
-            metric=self.metrics[0].name,
+            metric=self._metric_name(),
             unit=self.metrics[0].unit,
             direction=self.direction,
             notes=(*self.notes, *self._notes_on_ends(*((ends, bases) if denoise else (bases, ends)))),
@@ -216,6 +220,10 @@ class PatchingSweep(Stoppable[Patching]):
         )
 
     # -- preparing -----------------------------------------------------------------------------
+
+    def _metric_name(self) -> str:
+        first = self.metrics[0]
+        return first.name if len({metric.name for metric in self.metrics}) == 1 else first.kind or first.name
 
     def _of(self, number: int) -> str:
         return f" of pair {number}" if len(self.pairs) > 1 else ""

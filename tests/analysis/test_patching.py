@@ -171,6 +171,9 @@ def test_several_pairs_each_have_their_own_answers(model):
         model, list(clean), list(corrupted), answers=list(answers), layers=[0, 5, -1]
     )
     assert result.layers == (0, 5, 11)
+    # What differs between the pairs is not said of all of them.
+    assert result.metric == "logit difference"
+    assert result.positions == ("The", " capital", " of", " Italy …", " is")
     for pair, (one, other, own) in enumerate(MORE):
         donors = streams(model, one)[0]
         for layer, position in itertools.product(range(3), range(len(result.positions))):
