@@ -17,7 +17,7 @@ import type { KernelLink } from './sidebar/link';
 import { Links } from './sidebar/links';
 import { type Opened, openBeside } from './sidebar/open';
 import { SidebarPanel } from './sidebar/panel';
-import type { JobRow } from './sidebar/protocol';
+import type { JobRow, ModuleList } from './sidebar/protocol';
 import { StatusItem } from './sidebar/status';
 import { duration } from './sidebar/words';
 
@@ -213,6 +213,14 @@ function actionsOf(
       throw error;
     }
   };
+  /** The same without a word. Between two notebooks there is no kernel for a moment. */
+  const look = async (op: string, data: object): Promise<ModuleList> => {
+    const link = links.active;
+    if (!link) {
+      throw new Error(words.__('This notebook has no kernel.'));
+    }
+    return link.request<ModuleList>(op, data);
+  };
   const open = async (data: object): Promise<void> => {
     const { panel } = links;
     try {
@@ -225,8 +233,8 @@ function actionsOf(
     }
   };
   return {
-    children: (model, path) => links.active!.request('children', { model: model.id, path }),
-    find: (model, text) => links.active!.request('find', { model: model.id, text }),
+    children: (model, path) => look('children', { model: model.id, path }),
+    find: (model, text) => look('find', { model: model.id, text }),
     insert: expression => {
       if (!insertExpression(links.panel, expression)) {
         say(words.__('There is no cell to insert %1 in.', expression), true);
