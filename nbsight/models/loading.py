@@ -106,6 +106,10 @@ class Loader:
         kwargs = {**self.options, **self.common, **self.attention}
         if self.given_config is not None:
             kwargs["config"] = self.given_config
+        if self.source.cached_only:
+            # Where peft is installed an adapter is looked for as well, on the hub and with long waits.
+            shared = {name: kwargs[name] for name in ("cache_dir", "local_files_only") if name in kwargs}
+            kwargs["adapter_kwargs"] = {**shared, **(kwargs.get("adapter_kwargs") or {})}
         small = self.source.is_local and _bytes_in(Path(self.source.path)) < SMALL
         with self._explained("weights"), quiet_progress() if small else nullcontext():
             return self.kind.from_pretrained(self.source.path, **with_dtype(kwargs, self.dtype))

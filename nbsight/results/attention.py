@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nbsight.results.base import Result, coordinate, variable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["AttentionDifference"]
 
@@ -42,6 +46,18 @@ class AttentionDifference(Result):
     def largest(self) -> float:
         """The largest difference of a logit at any position."""
         return float(self.logits.max())
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: how far the eager attention is off in each layer."""
+        from nbsight.display.lines import lines_figure
+
+        return lines_figure(
+            [("eager", self.attention, self.attention, self.attention)],
+            places=[str(layer) for layer in self.layers],
+            title=f"Eager attention against {self.implementation}",
+            x_title="layer",
+            y_title="relative error",
+        )
 
     def __repr__(self) -> str:
         return (

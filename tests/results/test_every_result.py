@@ -16,12 +16,13 @@ from nbsight import (
     ablation,
     activation_patching,
     align,
+    attention_difference,
+    component_lens,
     load_result,
     logit_lens,
     stream_norms,
     verify,
 )
-from nbsight.analysis.component_lens import component_lens
 from nbsight.results.base import Result, _kinds
 
 PROMPT = "The Eiffel Tower is in the"
@@ -29,6 +30,7 @@ OTHER = "The Colosseum is in the"
 ANSWERS = (" Paris", " Rome")
 
 MAKE: dict[str, Callable[[LanguageModel], Result]] = {
+    "AttentionDifference": lambda model: attention_difference(model, PROMPT),
     "Lens": lambda model: logit_lens(model, PROMPT, statistics=True, track=[" city", " a"]),
     "ComponentLens": lambda model: component_lens(model, PROMPT, heads=[1], track=[" city"]),
     "Norms": lambda model: stream_norms(model, PROMPT),

@@ -208,7 +208,9 @@ def test_a_local_server_is_found_without_being_named(tmp_path, monkeypatch, loca
 
     monkeypatch.setenv("NBSIGHT_DATA_DIR", str(tmp_path))
     command = [sys.executable, "-m", "nbsight.server", "serve", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # The same number of threads there and here: otherwise sums are added up in another order.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     process.stdout.readline()
     model = LanguageModel("nbsight/demo")
