@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,14 @@ def artifacts() -> Path:
     folder = Path(__file__).parent / "artifacts"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def pytest_unconfigure() -> None:
+    """Let the shells of tests go without a word.
+
+    At the end of the process each one collects all garbage, which takes seconds after thousands of tests.
+    """
+    module = sys.modules.get("IPython.core.interactiveshell")
+    if module is not None:
+        for shell in (one for one in gc.get_objects() if issubclass(type(one), module.InteractiveShell)):
+            atexit.unregister(shell.atexit_operations)
