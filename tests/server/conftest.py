@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from nbsight.models.language_model import LanguageModel
 from nbsight.remote import addresses
 from tests.server.running import KEYS, RunningServer, server
+
+# As the servers here: with another number of threads sums are added up in another order.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
