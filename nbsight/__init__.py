@@ -184,20 +184,20 @@ _HOMES = {
     "stream_norms": "nbsight.analysis.norms:stream_norms",
     "unload_ipython_extension": "nbsight.notebook.extension:unload_ipython_extension",
     "verify": "nbsight.models.standard:verify",
+    "widgets": "nbsight.widgets",
     "wrap": "nbsight.models.wrapped:wrap",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "widgets":
-        return importlib.import_module("nbsight.widgets")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(
             f"module 'nbsight' has no attribute {name!r}; its public names are {', '.join(__all__)}"
         )
     module, _, attribute = home.partition(":")
-    value = getattr(importlib.import_module(module), attribute)
+    value = importlib.import_module(module)
+    value = getattr(value, attribute) if attribute else value
     globals()[name] = value
     return value
 

@@ -9,7 +9,7 @@ from nbsight.core.backend import Job, resolve
 from nbsight.core.capture import Block, BodySkipped, block_at, lines_of, skip_body
 from nbsight.core.mentions import GRADIENTS, topics
 from nbsight.core.scope import frame_values, write_back
-from nbsight.core.tracebacks import entries_of, is_own, joined
+from nbsight.core.tracebacks import without_own
 from nbsight.errors import CaptureError
 
 __all__ = ["Captured", "need_block"]
@@ -101,6 +101,6 @@ class Captured:
         except Exception as error:
             # What it came up during is how the block was kept from running here: no news to the user.
             error.__suppress_context__ = True
-            error.__traceback__ = joined(e for e in entries_of(error.__traceback__) if not is_own(e))
+            error.__traceback__ = without_own(error.__traceback__)
             raise
         write_back(self.frame, values)

@@ -15,7 +15,7 @@ from nbsight.core.explain import like
 from nbsight.core.participant import place_of
 from nbsight.core.saving import find_saved
 from nbsight.core.sites import Line, describe, locate, show_text
-from nbsight.core.tracebacks import entries_of, is_own, is_torch, joined
+from nbsight.core.tracebacks import entries_of, is_own, is_torch, joined, without_own
 from nbsight.errors import EditError, GraphError, NbsightError
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def leave_block(tracer: Tracer, error: BaseException) -> BaseException:
     trace = error.__traceback__
     better = _explained(tracer, error, _users_line(trace))
     if better is not None:
-        better.__traceback__ = _to_users_line(_without_own(trace))
+        better.__traceback__ = _to_users_line(without_own(trace) or trace)
         return better
     if isinstance(error, NbsightError) or not _ends_in_own(trace):
-        error.__traceback__ = _without_own(trace)
+        error.__traceback__ = without_own(trace) or trace
     if type(error) is AttributeError and error.name == "save":
         advice = (
             "on tensors; for anything else, such as a list or a tuple, write `nbsight.save(...)` around it."
@@ -90,11 +90,6 @@ def _users_line(trace: TracebackType | None) -> tuple[str, int] | None:
         if not is_own(entry) and not is_torch(entry):
             return entry.tb_frame.f_code.co_filename, entry.tb_lineno
     return None
-
-
-def _without_own(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback without this package's frames (all of it, if there is nothing else)."""
-    return joined(entry for entry in entries_of(trace) if not is_own(entry)) or trace
 
 
 def _mismatch(tracer: Tracer, error: BaseException, line: tuple[str, int]) -> str | None:

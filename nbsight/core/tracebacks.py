@@ -8,7 +8,7 @@ from types import TracebackType
 
 import torch
 
-__all__ = ["entries_of", "is_own", "is_torch", "joined", "users_part"]
+__all__ = ["entries_of", "is_own", "is_torch", "joined", "users_part", "without_own"]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -39,6 +39,11 @@ def is_own(entry: TracebackType) -> bool:
 def is_torch(entry: TracebackType) -> bool:
     """Whether it stands in torch's code."""
     return entry.tb_frame.f_code.co_filename.startswith(_TORCH)
+
+
+def without_own(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without this package's entries; None if there are no others."""
+    return joined(entry for entry in entries_of(trace) if not is_own(entry))
 
 
 def users_part(trace: TracebackType | None) -> TracebackType | None:

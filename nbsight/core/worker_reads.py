@@ -1,6 +1,6 @@
 """`envoy.output` in a captured body, in few steps.
 
-What `Tracer.read` does for everybody, written out for the commonest participant among many: a
+What `Asked.read` does for everybody, written out for the commonest participant among many: a
 hundred bodies that share a forward ask some hundred times, and each call of a Python function on
 the way costs as much as the switch to the model itself.
 """
@@ -23,7 +23,7 @@ __all__ = ["read_output"]
 
 
 def read_output(tracer: Asked, run: Run, envoy: Any, frame: FrameType) -> Any:
-    """The output of a module for the body that asks; leaves everything unusual to `Tracer.read`."""
+    """The output of a module for the body that asks; leaves everything unusual to `Asked.read`."""
     current = getcurrent()
     worker = current.worker if type(current) is Carrier else None
     if (

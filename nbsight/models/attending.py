@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from greenlet import getcurrent
 
+from nbsight.core.batching import tensors_in
 from nbsight.core.greenlets import Carrier
 from nbsight.core.measuring import is_plain
 from nbsight.core.quiet import quietly
@@ -286,10 +287,10 @@ class _Mark:
     """What tells whether the tensors of a value are still the same ones, unchanged."""
 
     def __init__(self, value: Any) -> None:
-        self._tensors = [(tensor, _state(tensor)) for tensor in _tensors(value)]
+        self._tensors = [(tensor, _state(tensor)) for tensor in tensors_in(value)]
 
     def differs(self, value: Any) -> bool:
-        now = _tensors(value)
+        now = tensors_in(value)
         if len(now) != len(self._tensors):
             return True
         for tensor, (was, state) in zip(now, self._tensors, strict=True):
@@ -309,16 +310,6 @@ def _state(tensor: torch.Tensor) -> Any:
         return tensor.clone()
     place = tensor.data_ptr() if is_plain(tensor) else id(tensor)
     return place, tensor.shape, tensor.stride(), tensor._version
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
 
 
 def _mixed(result: Any) -> torch.Tensor:

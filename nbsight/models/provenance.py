@@ -8,7 +8,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-__all__ = ["provenance"]
+__all__ = ["provenance", "version_of"]
 
 PACKAGES = ("nbsight", "torch", "transformers")
 
@@ -37,11 +37,12 @@ def provenance(
         known["prompts"] = list(prompts)
     if seed is not None:
         known["seed"] = seed
-    return {**known, **more, **{package: _version(package) for package in PACKAGES}}
+    return {**known, **more, **{package: version_of(package) for package in PACKAGES}}
 
 
 @cache
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of a package, of one that was not installed what it says itself."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # a checkout that was not installed

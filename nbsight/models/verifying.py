@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from nbsight.models.attending import Log
+from nbsight.models.distance import distance
 from nbsight.models.inside import InsideLayer
 from nbsight.models.layout import LAYER_NAMES, Layout, layouts_of
 from nbsight.models.places import Place, first_tensor
@@ -333,7 +334,7 @@ class _Table:
         sums: list[torch.Tensor | None],
         claim: str,
     ) -> None:
-        error = min((_distance(whole, one) for one in sums), default=float("inf"))
+        error = min((distance(whole, one) for one in sums), default=float("inf"))
         tolerance = float("nan") if whole is None else TOLERANCE.get(whole.dtype, 1e-5)
         for name in names:
             self.remark[name] = self.remark[name] or claim
@@ -392,14 +393,3 @@ def _sums(*parts: torch.Tensor | None) -> list[torch.Tensor | None]:
         return [(a + b) + c, a + (b + c), (a + c) + b]  # type: ignore[operator]
     except RuntimeError:  # shapes that cannot be added
         return []
-
-
-def _distance(whole: torch.Tensor | None, other: torch.Tensor | None) -> float:
-    """The largest over all positions of the difference's length, relative to the whole's."""
-    if whole is None or other is None or whole.shape != other.shape:
-        return float("inf")
-    wanted, got = whole.double().cpu(), other.double().cpu()
-    length = wanted.norm(dim=-1)
-    distance = (got - wanted).norm(dim=-1)
-    found = float((distance / length.clamp_min(torch.finfo(torch.float64).tiny)).max())
-    return found if found == found else float("inf")

@@ -24,6 +24,7 @@ from nbsight.core.run import Run
 from nbsight.errors import PathError
 from nbsight.models.attending import CHECK, TOLERANCE
 from nbsight.models.contributions import bias_of, contributions
+from nbsight.models.distance import distance
 from nbsight.models.inside import INSIDE_NAMES, InsideLayer
 from nbsight.models.layout import Layout
 from nbsight.models.places import Place, first_tensor, tensor_at
@@ -242,7 +243,7 @@ class _Layer:
         rest = ", the rest goes to a sink" if has_sink else ""
         if not has_sink:
             self._note(("pattern",), float((sums - 1).abs().max()), "rows sum to 1, z = pattern · v")
-        self._note(("pattern", "v"), _distance(self.got["z"], mixed), f"z = pattern · v{rest}")
+        self._note(("pattern", "v"), distance(self.got["z"], mixed), f"z = pattern · v{rest}")
 
     def _check_turned(self, name: str) -> None:
         if not self._has(name, f"rot_{name}"):
@@ -287,8 +288,8 @@ class _Layer:
         whole = (result.sum(2) + bias_of(mix, result)).double().cpu() * factor
         claim, error = "sum over heads + b_O = attn_out", float("inf")
         if self._has("attn_out"):
-            error = _distance(self.got["attn_out"], whole)
-        inner = _distance(self.got["mixed"] * factor, whole)
+            error = distance(self.got["attn_out"], whole)
+        inner = distance(self.got["mixed"] * factor, whole)
         if inner < error:  # a norm makes attn_out of it
             claim, error = "sum over heads + b_O = what the norm before attn_out reads", inner
         self._note(("result",), error, claim)
@@ -305,7 +306,7 @@ class _Layer:
             made = activation(self.raw["gate"]) * self.raw["pre"]
         else:
             made = activation(self.raw["pre"])
-        self._note(("pre", "gate", "post"), _distance(self.got["post"], made.double().cpu()), claim)
+        self._note(("pre", "gate", "post"), distance(self.got["post"], made.double().cpu()), claim)
 
     def _check_weight(self, name: str, value: str) -> None:
         if not self._has(value, f"{value} in"):
@@ -329,7 +330,7 @@ class _Layer:
         else:
             made = taken @ weight + bias
             claim = f"{'MLP' if value == 'down' else value} = x · {name} + b_{name[2:]}"
-        self._note((name,), _distance(self.raw[value].double().cpu(), made), claim)
+        self._note((name,), distance(self.raw[value].double().cpu(), made), claim)
 
     def _activation(self) -> Any:
         path = self.inside.places["post"].path.rpartition(".")[0]
@@ -350,12 +351,3 @@ def _fit(wanted: torch.Tensor, got: torch.Tensor) -> tuple[float, float]:
     scale = float((wanted @ got) / (got @ got).clamp_min(1e-300))
     error = float((wanted - scale * got).norm() / wanted.norm().clamp_min(1e-300))
     return scale, error
-
-
-def _distance(wanted: torch.Tensor, got: torch.Tensor) -> float:
-    """The largest over positions of the difference's length, relative to the wanted one's."""
-    if wanted.shape != got.shape:
-        return float("inf")
-    wanted, got = wanted.flatten(2), got.flatten(2)
-    length = wanted.norm(dim=-1).clamp_min(1e-300)
-    return float(((got - wanted).norm(dim=-1) / length).max())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbsight.core import alive, capture, jobs
+from nbsight.models.provenance import version_of
 from nbsight.notebook.completion import envoy_matcher
 from nbsight.notebook.displays import Displays
 from nbsight.notebook.folding import Folding
@@ -45,7 +46,7 @@ class Loaded:
 
     def __init__(self, ip: Any) -> None:
         self._ip = ip
-        self.version = _version()
+        self.version = version_of("nbsight")
         self.keys = Keys()
         self.displays = Displays(ip)
         self.folding = Folding(ip)
@@ -141,12 +142,3 @@ class Loaded:
         manager.registry.pop(type(self.magics).__name__, None)
         if self.magics in self._ip.configurables:
             self._ip.configurables.remove(self.magics)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("nbsight")
-    except PackageNotFoundError:  # a checkout on the path, not installed
-        return "0.1.0"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbsight.display.numbers import bytes_text, count_text
+from nbsight.notebook.looking import parameters_text
 
 __all__ = ["described"]
 
@@ -33,18 +33,13 @@ def described(data: Any) -> list[tuple[str, str]] | None:
     root, path, module = value._root, value._path, value._module
     shapes = shapes_of(root, PATIENCE)
     shape = "" if shapes is None else shapes.outputs.get(path, "")
-    parameters = list(module.parameters())
-    size = bytes_text(sum(one.numel() * one.element_size() for one in parameters))
     parts = value._children_names()
     facts = [
         ("Module", value.path),
         ("Class", type(module).__name__),
         ("Output", shape or ("not known" if shapes is not None else "being found; ask again")),
         ("Meaning", meaning_of(root, path)),
-        (
-            "Parameters",
-            f"{count_text(sum(one.numel() for one in parameters))}, {size}" if parameters else "none",
-        ),
+        ("Parameters", "none" if next(module.parameters(), None) is None else parameters_text(module)),
         ("Submodules", ", ".join(parts[:MOST_PARTS]) + (" …" if len(parts) > MOST_PARTS else "")),
     ]
     return [(name, text) for name, text in facts if text]

@@ -11,7 +11,7 @@ from typing import Any
 
 from nbsight.display.numbers import bytes_text, count_text
 
-__all__ = ["bundle_of_module", "bundle_of_value"]
+__all__ = ["bundle_of_module", "bundle_of_value", "parameters_text"]
 
 LIVE = "application/vnd.jupyter.widget-view+json"
 LARGEST = 4_000_000  # elements; statistics of a larger tensor are those of a sample
@@ -33,6 +33,13 @@ def bundle_of_value(ip: Any, value: Any, row: dict[str, Any]) -> Bundle:
 def bundle_of_module(ip: Any, model: Any, path: str) -> Bundle:
     """A module of a model."""
     return _shown(ip, model.get(path) if path else model) or _summary(_module_facts(model, path))
+
+
+def parameters_text(module: Any) -> str:
+    """How many parameters a module has, and how many bytes they take."""
+    parameters = list(module.parameters())
+    size = sum(one.numel() * one.element_size() for one in parameters)
+    return f"{count_text(sum(one.numel() for one in parameters))}, {bytes_text(size)}"
 
 
 def _shown(ip: Any, value: Any) -> Bundle | None:
@@ -93,15 +100,13 @@ def _module_facts(model: Any, path: str) -> list[tuple[str, str]]:
     from nbsight.notebook.shapes import meaning_of, shapes_of
 
     module = model._module.get_submodule(path)
-    parameters = list(module.parameters())
-    size = bytes_text(sum(one.numel() * one.element_size() for one in parameters))
     shapes = shapes_of(model, 5.0)
     facts = [
         ("module", path or "(the model)"),
         ("class", type(module).__name__),
         ("makes", meaning_of(model, path) or "?"),
         ("output", (shapes.outputs.get(path) if shapes is not None else "") or "not known"),
-        ("parameters", f"{count_text(sum(one.numel() for one in parameters))}, {size}"),
+        ("parameters", parameters_text(module)),
     ]
     for name, one in list(module.named_parameters(recurse=False))[:12]:
         facts.append((name, f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}"))

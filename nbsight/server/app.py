@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from nbsight.server.store import JobRow, Store
 from nbsight.server.streaming import stream_events
 from nbsight.wire.api import API, FINAL, ErrorRecord, ServerInfo
 from nbsight.wire.messages import PROTOCOL
+from nbsight.wire.versions import version_of
 
 __all__ = ["Service", "make_app"]
 
@@ -45,12 +45,12 @@ class Service:
 
     def info(self) -> ServerInfo:
         """What this server is."""
-        torch = next((about["torch"] for about in self.dispatcher.about.values()), _version("torch"))
+        torch = next((about["torch"] for about in self.dispatcher.about.values()), version_of("torch"))
         return ServerInfo(
-            nbsight=_version("nbsight"),
+            nbsight=version_of("nbsight"),
             python=platform.python_version(),
             torch=torch,
-            transformers=_version("transformers"),
+            transformers=version_of("transformers"),
             api=API,
             protocols=[PROTOCOL],
             tier=self.settings.tier,
@@ -138,13 +138,6 @@ def refusal(status: int, record: ErrorRecord, wait: float = 0.0) -> Response:
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 # -- about the server ------------------------------------------------------------------------------

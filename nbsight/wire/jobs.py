@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import builtins
-import functools
 import hashlib
 import linecache
 import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from types import CodeType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -29,6 +27,7 @@ from nbsight.wire.encode import Encoder, Unsendable
 from nbsight.wire.reads import needed_names
 from nbsight.wire.source import block_text, compile_text, parse_text, show
 from nbsight.wire.tensors import TensorReader
+from nbsight.wire.versions import version_of
 
 __all__ = [
     "Parcel",
@@ -284,7 +283,7 @@ def check_tree(job: messages.JobHeader, root: Envoy) -> None:
             f"the block was written for {job.model.id} ({job.model.tree[:12]}) and the model here is "
             f"{_model_ref(root).id} ({here[:12]}): their modules differ. Load the same model, with the "
             f"same transformers, on both sides (the block's side has {job.client.transformers or 'none'}, "
-            f"this one {_version('transformers') or 'none'})."
+            f"this one {version_of('transformers') or 'none'})."
         )
 
 
@@ -298,17 +297,9 @@ def _edit_here(edit: messages.EditText, decoder: Decoder) -> Edit:
     return Edit(block, values, {"__name__": "nbsight_block", "__builtins__": builtins})
 
 
-@functools.lru_cache(maxsize=8)
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 def _client() -> messages.Client:
     return messages.Client(
-        _version("nbsight"), platform.python_version(), str(torch.__version__), _version("transformers")
+        version_of("nbsight"), platform.python_version(), str(torch.__version__), version_of("transformers")
     )
 
 

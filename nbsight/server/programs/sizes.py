@@ -43,38 +43,28 @@ class OverBudget(RemoteError):
 
 def check_items(count: float) -> None:
     """Refuse a list or text of so many items."""
-    if count > ITEMS:
-        raise OverBudget(
-            f"this would make a list or text of {_shown(count)} items, and {ITEMS:,} are the most here."
-        )
+    _check(count, ITEMS, "a list or text of {} items")
 
 
 def check_numel(count: float) -> None:
     """Refuse a tensor of so many elements."""
-    if count > NUMEL:
-        raise OverBudget(
-            f"this would make a tensor of {_shown(count)} elements, and {NUMEL:,} are the most here."
-        )
+    _check(count, NUMEL, "a tensor of {} elements")
 
 
 def check_objects(count: float) -> None:
     """Refuse to make so many Python objects of a tensor."""
-    if count > OBJECTS:
-        raise OverBudget(
-            f"this would make {_shown(count)} Python objects, and {OBJECTS:,} are the most here."
-        )
+    _check(count, OBJECTS, "{} Python objects")
 
 
 def check_bits(count: float) -> None:
     """Refuse an integer of so many bits."""
-    if count > BITS:
-        raise OverBudget(
-            f"this would make an integer of {_shown(count)} bits, and {BITS:,} are the most here."
-        )
+    _check(count, BITS, "an integer of {} bits")
 
 
-def _shown(count: float) -> str:
-    return f"{count:.1e}" if count > 10**12 else f"{int(count):,}"
+def _check(count: float, most: int, what: str) -> None:
+    if count > most:
+        shown = f"{count:.1e}" if count > 10**12 else f"{int(count):,}"
+        raise OverBudget(f"this would make {what.format(shown)}, and {most:,} are the most here.")
 
 
 # -- operators -------------------------------------------------------------------------------------

@@ -128,24 +128,26 @@ class Interpreter(Evaluator):
 
     def _while(self, node: ast.While, scope: Scope) -> None:
         while self.truth(node.test, scope):
-            try:
-                self.run(node.body, scope)
-            except _Break:
+            if self._breaks(node.body, scope):
                 return
-            except _Continue:
-                continue
         self.run(node.orelse, scope)
 
     def _for(self, node: ast.For, scope: Scope) -> None:
         for item in self.each(self.value(node.iter, scope), node, scope):
             self.bind(node.target, item, scope)
-            try:
-                self.run(node.body, scope)
-            except _Break:
+            if self._breaks(node.body, scope):
                 return
-            except _Continue:
-                continue
         self.run(node.orelse, scope)
+
+    def _breaks(self, body: list[ast.stmt], scope: Scope) -> bool:
+        """Run the body of a loop once; whether that ends the loop."""
+        try:
+            self.run(body, scope)
+        except _Break:
+            return True
+        except _Continue:
+            pass
+        return False
 
     def _break(self, node: ast.Break, scope: Scope) -> None:
         raise _Break
