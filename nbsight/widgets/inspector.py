@@ -16,7 +16,7 @@ from nbsight.models.tokens import str_tokens
 from nbsight.widgets.base import Widget
 from nbsight.widgets.code import fill, name_of
 from nbsight.widgets.desk import Answer, Command
-from nbsight.widgets.payload import Payload, encode
+from nbsight.widgets.payload import Payload, encode, texts_of
 from nbsight.widgets.tops import number
 from nbsight.widgets.worker import Job, worker_for
 
@@ -261,7 +261,7 @@ class InspectorWidget(Widget):
 
     def _provenance(self) -> dict[str, str]:
         known = {} if self._model is None else provenance(self._model, [])
-        return {name: str(value) for name, value in known.items() if value is not None}
+        return texts_of(known)
 
     def _code(self) -> str:
         if self._model is None:

@@ -13,7 +13,7 @@ from nbsight.results.lens import Lens, LensCell
 from nbsight.widgets.base import Widget
 from nbsight.widgets.code import fill, literal, name_of
 from nbsight.widgets.desk import Answer, Command
-from nbsight.widgets.payload import Payload, encode
+from nbsight.widgets.payload import Payload, encode, texts_of
 from nbsight.widgets.worker import Job, worker_for
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def lens_payload(
             "layers": [label if isinstance(label, str) else int(label) for label in lens.layers],
             "vocabulary": vocabulary.tolist(),
             "followed": [{"id": int(one), "token": name} for one, name in zip(followed, names, strict=False)],
-            "provenance": {name: str(value) for name, value in lens.provenance.items() if value is not None},
+            "provenance": texts_of(lens.provenance),
             "check": lens.check,
             "code": lens_code(lens, model),
             "live": live,

@@ -10,7 +10,8 @@ import numpy as np
 from nbsight.results.norms import STREAM_OF, Norms
 from nbsight.widgets.base import Widget
 from nbsight.widgets.code import fill, literal
-from nbsight.widgets.payload import Payload, encode
+from nbsight.widgets.payload import Payload, encode, texts_of
+from nbsight.widgets.places import place_in
 from nbsight.widgets.worker import worker_for
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def norms_payload(norms: Norms) -> Payload:
             },
             "channels": [int(channel) for channel in norms.channels],
             "notes": list(norms.notes),
-            "provenance": {name: str(value) for name, value in norms.provenance.items() if value is not None},
+            "provenance": texts_of(norms.provenance),
             "code": f"import nbsight\n\nnorms = nbsight.stream_norms(model, {literal(norms.prompt)})",
             "code_at": CODE_AT,
             "live": False,
@@ -92,14 +93,7 @@ class NormsWidget(Widget):
         self.show(norms_payload(norms))
 
     def chosen(self, selection: Any) -> tuple[int, int]:
-        layer, position = (int(index) for index in selection)
-        shape = len(self._norms.layers), len(self._norms.tokens)
-        if not (-shape[0] <= layer < shape[0] and -shape[1] <= position < shape[1]):
-            raise IndexError(
-                f"there are {shape[0]} layers and {shape[1]} positions, counted from 0; there is no "
-                f"({layer}, {position})."
-            )
-        return layer % shape[0], position % shape[1]
+        return place_in(selection, (len(self._norms.layers), len(self._norms.tokens)))
 
     def to_code(self) -> str:
         code: str = self.header["code"]

@@ -20,6 +20,8 @@ from nbsight.widgets.code import fill
 from nbsight.widgets.desk import Answer, Command, Steps
 from nbsight.widgets.patching_code import METRICS, metric_code, prompts_code, run_code, sites_of, sweep_code
 from nbsight.widgets.patching_payload import key_of, patching_payload
+from nbsight.widgets.payload import texts_of
+from nbsight.widgets.places import place_in
 from nbsight.widgets.tops import number, tops_of
 from nbsight.widgets.worker import Job, worker_for
 
@@ -98,14 +100,7 @@ class PatchingWidget(Widget):
         return {"patch": self._patch, "sweep": self._sweep, "prompts": self._prompts}
 
     def chosen(self, selection: Any) -> tuple[int, int]:
-        rows, columns = self._shape()
-        layer, position = (int(index) for index in selection)
-        if not (-rows <= layer < rows and -columns <= position < columns):
-            raise IndexError(
-                f"this view has {rows} layers and {columns} positions, counted from 0; there is no "
-                f"({layer}, {position})."
-            )
-        return layer % rows, position % columns
+        return place_in(selection, self._shape(), begin="this view has")
 
     # --- what the page asks ---------------------------------------------------------------------
 
@@ -222,7 +217,7 @@ class PatchingWidget(Widget):
             "code": prompts_code(runs),
             "code_at": sweep_code(runs),
             "code_metric": {name: metric_code(runs, name) for name in metrics},
-            "provenance": _texts(provenance(runs.model)),
+            "provenance": texts_of(provenance(runs.model)),
             "live": True,
         }
 
@@ -246,7 +241,7 @@ class PatchingWidget(Widget):
             "code_at": "# The model and the prompts of this result are not known here; load it with\n"
             "# `nbsight.load_result(path)` and run `activation_patching` again with its model.",
             "code_metric": {metric: repr(metric)},
-            "provenance": _texts(result.provenance),
+            "provenance": texts_of(result.provenance),
             "live": False,
         }
 
@@ -405,7 +400,3 @@ def _of_site(result: Patching, site: str) -> Patching:
 
     where = list(result.sites).index(site)
     return replace(result, sites=(site,), values=result.values[:, [where]], head_values=None, heads=())
-
-
-def _texts(known: Any) -> dict[str, str]:
-    return {name: str(value) for name, value in known.items() if value is not None}

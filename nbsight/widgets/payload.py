@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PROTOCOL", "Payload", "encode"]
+__all__ = ["PROTOCOL", "Payload", "encode", "texts_of"]
 
 PROTOCOL = 1  # raised when a page of an older version could not read what is sent
 DTYPES = ("uint8", "uint16", "uint32", "int32", "float32")
@@ -22,6 +22,11 @@ class Payload:
 
     header: dict[str, Any]
     data: bytes
+
+
+def texts_of(known: Mapping[str, Any]) -> dict[str, str]:
+    """What is known of a result's origin, as a view shows it."""
+    return {name: str(value) for name, value in known.items() if value is not None}
 
 
 def encode(view: str, fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Payload:

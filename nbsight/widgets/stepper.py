@@ -19,7 +19,8 @@ from nbsight.models.tokens import str_tokens
 from nbsight.widgets.base import Widget
 from nbsight.widgets.code import name_of
 from nbsight.widgets.desk import Answer, Command
-from nbsight.widgets.payload import Payload, encode
+from nbsight.widgets.payload import Payload, encode, texts_of
+from nbsight.widgets.places import place_in
 from nbsight.widgets.tops import tops_of
 from nbsight.widgets.worker import Job, worker_for
 
@@ -92,14 +93,7 @@ class StepperWidget(Widget):
         }
 
     def chosen(self, selection: Any) -> tuple[int, int]:
-        block, position = (int(index) for index in selection)
-        shape = len(self._blocks), len(self._tokens)
-        if not (-shape[0] <= block < shape[0] and -shape[1] <= position < shape[1]):
-            raise IndexError(
-                f"there are {shape[0]} blocks and {shape[1]} positions, counted from 0; there is no "
-                f"({block}, {position})."
-            )
-        return block % shape[0], position % shape[1]
+        return place_in(selection, (len(self._blocks), len(self._tokens)), rows="blocks")
 
     def close(self) -> None:
         """Give the run up, on the thread that it belongs to."""
@@ -245,9 +239,7 @@ class StepperWidget(Widget):
                 "actions": [_words(action) for action in self._actions],
                 "tops": tops_of(self._model, runs),
                 "code": self._code(),
-                "provenance": {
-                    name: str(value) for name, value in provenance(self._model).items() if value is not None
-                },
+                "provenance": texts_of(provenance(self._model)),
                 "live": True,
             },
             {"norms": self._norms.copy(), "probs": self._probs.copy()},
