@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import nn
@@ -259,3 +261,21 @@ def seen_natively(case: Case, module: nn.Module, ids: torch.Tensor) -> dict[Any,
     with torch.no_grad(), hooks(*pairs):
         found["logits"] = module(ids).logits
     return found
+
+
+_folders: dict[str, Path] = {}
+
+
+def saved(row: Case, make_folder: Callable[[str], Path]) -> Path:
+    """The folder of a checkpoint, which is saved once for all tests; skips where there is no such model.
+
+    Args:
+        make_folder: `tmp_path_factory.mktemp`.
+    """
+    if row.architecture is None:
+        pytest.skip("this release of transformers has no such architecture")
+    folder = _folders.get(str(row))
+    if folder is None:
+        folder = _folders[str(row)] = make_folder("model")
+        row.make().save_pretrained(folder)
+    return folder

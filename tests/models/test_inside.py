@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from nbsight.models.language_model import LanguageModel
 from nbsight.models.standard import verify
 from tests.models.architectures import LAYERS
 from tests.models.inside_cases import inside_of, seen_inside
-from tests.models.standard_cases import TIER_A, TIER_B, hooks
+from tests.models.standard_cases import TIER_A, TIER_B, hooks, saved
 from tests.models.test_architectures import Ids
 
 IDS = torch.tensor([[7, 8, 9, 10, 11, 12, 13], [20, 21, 5, 6, 50, 60, 70]])
@@ -25,7 +24,6 @@ ATTN = ("q", "k", "v", "rot_q", "rot_k", "scores", "pattern", "result")
 MLP = ("gate", "pre", "post")
 NEWEST = int(transformers.__version__.split(".")[0]) > 4
 
-_folders: dict[str, Path] = {}
 _last: list = [None, None, None]
 
 
@@ -33,13 +31,8 @@ _last: list = [None, None, None]
 def case(request, tmp_path_factory):
     """A checkpoint on disk, loaded by name; beside it the same weights with eager attention."""
     row = request.param
-    if row.architecture is None:
-        pytest.skip("this release of transformers has no such architecture")
+    folder = saved(row, tmp_path_factory.mktemp)
     if _last[0] is not row:
-        folder = _folders.get(str(row))
-        if folder is None:
-            folder = _folders[str(row)] = tmp_path_factory.mktemp("model")
-            row.make().save_pretrained(folder)
         eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
         _last[:] = [row, LanguageModel(str(folder)), eager]
     return row, _last[1], _last[2]
@@ -189,11 +182,11 @@ def test_what_the_heads_add_is_their_own_part_of_the_matrix(case):
     torch.testing.assert_close(result.sum(2) / row.factor + bias, seen["mixed"], **CLOSE)
 
 
-def test_a_model_loaded_with_eager_attention_has_the_same_values(case):
+def test_a_model_loaded_with_eager_attention_has_the_same_values(case, tmp_path_factory):
     row, model, eager = case
     if not NEWEST and row.name == "opt":
         pytest.skip("OPT of the oldest release has heads and rows in one dimension there; it is refused")
-    loaded = LanguageModel(str(_folders[str(row)]), attn_implementation="eager")
+    loaded = LanguageModel(str(saved(row, tmp_path_factory.mktemp)), attn_implementation="eager")
     table = verify(loaded)
     assert table.ok, table
     assert loaded._model.config._attn_implementation == "eager"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,7 +9,7 @@ from nbsight.errors import PathError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.standard import verify
 from tests.models.architectures import LAYERS, VOCABULARY, WIDTH
-from tests.models.standard_cases import TIER_A, TIER_B, Case, hidden, hooks, replaced, seen_natively
+from tests.models.standard_cases import TIER_A, TIER_B, Case, hidden, hooks, replaced, saved, seen_natively
 from tests.models.test_architectures import Ids
 
 IDS = torch.tensor([[7, 8, 9, 10, 11, 12, 13], [20, 21, 5, 6, 50, 60, 70]])
@@ -19,7 +17,6 @@ SHORT, LONG = [5, 17, 3], [7, 8, 9, 10, 11, 12, 13]
 NAMES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
-_folders: dict[str, Path] = {}
 _last: list = [None, None]
 
 
@@ -27,13 +24,8 @@ _last: list = [None, None]
 def case(request, tmp_path_factory):
     """A checkpoint on disk, loaded by name; the same weights as a plain module beside it."""
     row: Case = request.param
-    if row.architecture is None:
-        pytest.skip("this release of transformers has no such architecture")
+    folder = saved(row, tmp_path_factory.mktemp)
     if _last[0] is not row:
-        folder = _folders.get(str(row))
-        if folder is None:
-            folder = _folders[str(row)] = tmp_path_factory.mktemp("model")
-            row.make().save_pretrained(folder)
         _last[:] = [row, LanguageModel(str(folder))]
     return row, _last[1]
 
