@@ -4,6 +4,7 @@ import { h } from './dom';
 import { KernelError } from './rpc';
 import { csv, download, rasterise } from './save';
 import { STYLE } from './style';
+import type { Value } from './table';
 import { isDark, onThemeChange } from './theme';
 
 const NARROW = 640;
@@ -16,7 +17,7 @@ export interface Framed {
   /** what `c` and `</>` offer: the cell that makes what is on show */
   code(): string;
   /** the numbers on show: names of columns, then rows */
-  rows(): (string | number | null)[][];
+  rows(): Value[][];
   /** the numbers as a table on the page */
   table(): HTMLElement;
   /** the picture on white, as SVG */

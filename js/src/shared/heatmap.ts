@@ -59,7 +59,7 @@ export class Heatmap {
       { class: 'nbsight-heat', role: 'grid', tabindex: 0, 'aria-activedescendant': id },
       this.sheet
     );
-    this.node.addEventListener('scroll', () => this.schedule(false), { passive: true });
+    this.node.addEventListener('scroll', () => this.schedule(), { passive: true });
     this.node.addEventListener('keydown', event => this.onKey(event));
     this.node.addEventListener('focus', () => this.events.point(this.active, true));
     this.node.addEventListener('blur', () => this.events.point(null, false));
@@ -108,11 +108,6 @@ export class Heatmap {
   recolour(dark: boolean): void {
     this.dark = dark;
     this.draw(true);
-  }
-
-  /** Draw again what the spec says now. */
-  redraw(): void {
-    this.schedule(true);
   }
 
   select(cell: Cell | null): void {
@@ -270,10 +265,7 @@ export class Heatmap {
     this.light(shown ? [shown[0]] : [], shown ? [shown[1]] : []);
   }
 
-  private schedule(everything: boolean): void {
-    if (everything) {
-      this.window = [-1, -1, -1, -1];
-    }
+  private schedule(): void {
     this.scheduled ||= requestAnimationFrame(() => {
       this.scheduled = 0;
       this.draw(false);

@@ -8,7 +8,7 @@ import { heatmapSvg } from '../../shared/heatmapsvg';
 import type { Host, View } from '../../shared/mount';
 import { gradient, signed } from '../../shared/palette';
 import { decode } from '../../shared/payload';
-import { dataTable } from '../../shared/table';
+import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Axes } from './axes';
 import { firstTile, fitted, isFirst, limitOf, OUTLIERS, rangeOf, type Tile, tileOf, zoomed } from './data';
@@ -372,13 +372,13 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
       : `${code}\nvalue`;
   }
 
-  rows(): (string | number | null)[][] {
+  rows(): Value[][] {
     const { rows, columns } = this.state;
     const isOne = this.tile.size[0] * this.tile.size[1] === 1;
     const head = isOne
       ? [this.header.axes[rows]!, this.header.axes[columns]!, 'value']
       : [`${this.header.axes[rows]} from`, `${this.header.axes[columns]} from`, 'farthest from 0', 'mean'];
-    const table: (string | number | null)[][] = [head];
+    const table: Value[][] = [head];
     for (let row = 0; row < this.tile.rows; row++) {
       for (let column = 0; column < this.tile.columns; column++) {
         const [top, , left] = rangeOf(this.tile, row, column);
@@ -392,11 +392,9 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) => (i > 1 && value !== null ? number(value as number, 4) : value))
+    return dataTable(`${this.header.path}: the part on show.`, this.rows(), (value, i) =>
+      i > 1 && value !== null ? number(value as number, 4) : value
     );
-    return dataTable(`${this.header.path}: the part on show.`, [head!, ...shown]);
   }
 
   picture(): string {

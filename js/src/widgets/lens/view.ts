@@ -7,7 +7,9 @@ import { heatmapSvg } from '../../shared/heatmapsvg';
 import { Lines } from '../../shared/lines';
 import type { Host, View } from '../../shared/mount';
 import { gradient, series, swatch } from '../../shared/palette';
+import { floats } from '../../shared/payload';
 import { Prompts } from '../../shared/prompts';
+import type { Value } from '../../shared/table';
 import { number, probability, visible } from '../../shared/tokens';
 import { LensData } from './data';
 import { Detail } from './detail';
@@ -173,9 +175,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     }
     return async ([layer, position], topK, signal) => {
       const { result, buffers } = await ask<Cell>('cell', { layer, position, top_k: topK }, { signal });
-      const bytes = buffers[0]!;
-      const probs = result.tokens.map((_, rank) => bytes.getFloat32(4 * rank, true));
-      return { tokens: result.tokens, ids: result.ids, probs };
+      return { tokens: result.tokens, ids: result.ids, probs: floats(buffers[0]!) };
     };
   }
 
@@ -359,10 +359,8 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     return this.data.code(this.selection, this.state);
   }
 
-  rows(): (string | number | null)[][] {
-    const rows: (string | number | null)[][] = [
-      ['layer', 'position', 'token', 'rank', 'id', 'prediction', 'probability']
-    ];
+  rows(): Value[][] {
+    const rows: Value[][] = [['layer', 'position', 'token', 'rank', 'id', 'prediction', 'probability']];
     for (let layer = this.data.nLayers - 1; layer >= 0; layer--) {
       for (let position = 0; position < this.data.nPositions; position++) {
         const kept = this.data.kept([layer, position]);

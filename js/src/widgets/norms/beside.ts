@@ -1,3 +1,4 @@
+import { percent } from '../../shared/bars';
 import { h } from '../../shared/dom';
 import { series } from '../../shared/palette';
 import { number, visible } from '../../shared/tokens';
@@ -31,8 +32,7 @@ export class Beside {
         name
       );
       button.addEventListener('click', () => this.choose(name));
-      const share = Math.max(0, values[i]! / most);
-      const width = `width: ${(100 * Math.min(1, share)).toFixed(2)}%; background: ${colour}`;
+      const width = `width: ${percent(values[i]! / most)}; background: ${colour}`;
       return h(
         'li',
         {},

@@ -1,5 +1,6 @@
 import { median, quantileSorted } from 'd3-array';
 import { fill } from '../../shared/code';
+import { clamp } from '../../shared/dom';
 import { decode } from '../../shared/payload';
 import type { NormsHeader, Place, State } from './types';
 
@@ -115,8 +116,7 @@ export class NormsData {
   }
 
   clamp([layer, position]: Place): Place {
-    const inside = (value: number, size: number) => Math.min(size - 1, Math.max(0, value));
-    return [inside(layer, this.nLayers), inside(position, this.nPositions)];
+    return [clamp(layer, 0, this.nLayers - 1), clamp(position, 0, this.nPositions - 1)];
   }
 
   code(place: Place | null, state: State): string {

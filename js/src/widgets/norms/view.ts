@@ -7,7 +7,7 @@ import { heatmapSvg } from '../../shared/heatmapsvg';
 import { type Line, Lines, type LinesSpec } from '../../shared/lines';
 import type { Host, View } from '../../shared/mount';
 import { gradient, inks, series, swatch } from '../../shared/palette';
-import { dataTable } from '../../shared/table';
+import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Beside } from './beside';
 import { MEANING, NormsData } from './data';
@@ -174,6 +174,13 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
     return this.data.positions(this.state)[0] ?? 0;
   }
 
+  /** The positions whose lines are drawn. */
+  private drawn(): number[] {
+    const positions = this.data.positions(this.state);
+    const step = Math.max(1, Math.ceil(positions.length / PALE));
+    return positions.filter((_, i) => i % step === 0);
+  }
+
   private toCell([layer, position]: Place): Cell {
     return [layer, position - this.offset()];
   }
@@ -222,13 +229,8 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
     const { data, state } = this;
     const dark = this.frame?.dark ?? false;
     const component = data.component(state);
-    const positions = data.positions(state);
     const colour = (name: string) => series(data.header.components.indexOf(name), dark);
-    const shown =
-      positions.length > PALE
-        ? positions.filter((_, i) => i % Math.ceil(positions.length / PALE) === 0)
-        : positions;
-    const pale = shown.map<Line>(position => ({
+    const pale = this.drawn().map<Line>(position => ({
       name: visible(data.header.tokens[position]!),
       values: data.course(state, component, position),
       colour: colour(component).colour,
@@ -320,9 +322,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   private chooseLine(line: number, layer: number): void {
     const position = this.positionOf(line);
     if (position === null) {
-      const names = this.data.components(this.state);
-      const count = this.linesSpec().lines.filter(each => each.strength === 'pale').length;
-      const component = names[line - count];
+      const component = this.data.components(this.state)[line - this.drawn().length];
       if (component) {
         this.set({ component });
       }
@@ -333,11 +333,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
 
   /** Which token a line is of; none for the medians. */
   private positionOf(line: number | null): number | null {
-    const positions = this.data.positions(this.state);
-    const step = Math.max(1, Math.ceil(positions.length / PALE));
-    const place = line === null ? undefined : positions[line * step];
-    const count = Math.ceil(positions.length / step);
-    return line !== null && line < count && place !== undefined ? place : null;
+    return line === null ? null : (this.drawn()[line] ?? null);
   }
 
   private choose([layer, column]: Cell): void {
@@ -351,9 +347,9 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
     return this.data.code(this.selection, { ...this.state, component: this.data.component(this.state) });
   }
 
-  rows(): (string | number | null)[][] {
+  rows(): Value[][] {
     const { components, layers, tokens } = this.data.header;
-    const rows: (string | number | null)[][] = [['layer', 'position', 'token', ...components, 'cosine']];
+    const rows: Value[][] = [['layer', 'position', 'token', ...components, 'cosine']];
     const [norm, cosine] = [
       { ...this.state, what: 'norm' as const },
       { ...this.state, what: 'cosine' as const }
@@ -374,14 +370,10 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) => (i === 2 ? visible(String(value)) : i > 2 ? number(value as number) : value))
+    const title = 'L2 norms and the cosine between the stream before and after, last layer first.';
+    return dataTable(title, this.rows(), (value, i) =>
+      i === 2 ? visible(String(value)) : i > 2 ? number(value as number) : value
     );
-    return dataTable('L2 norms and the cosine between the stream before and after, last layer first.', [
-      head!,
-      ...shown
-    ]);
   }
 
   picture(): string {

@@ -1,5 +1,5 @@
 import { fill } from '../../shared/code';
-import { decode } from '../../shared/payload';
+import { decode, floats } from '../../shared/payload';
 import type { Direction, PatchingHeader, Place, Run, State, SweepPart } from './types';
 
 interface Known {
@@ -60,10 +60,14 @@ export class PatchingData {
 
   /** Keep what a running sweep has told. */
   learn(part: SweepPart, bytes: DataView): void {
-    const count = bytes.byteLength / 4;
-    const values = Float32Array.from({ length: count }, (_, i) => bytes.getFloat32(4 * i, true));
     const { base, donor } = part;
-    this.tables.set(part.key, { values, base, donor, complete: part.done === part.runs, notes: [] });
+    this.tables.set(part.key, {
+      values: floats(bytes),
+      base,
+      donor,
+      complete: part.done === part.runs,
+      notes: []
+    });
   }
 
   known(state: State): Known | undefined {

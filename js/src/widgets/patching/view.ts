@@ -8,7 +8,7 @@ import { heatmapSvg } from '../../shared/heatmapsvg';
 import type { Host, View } from '../../shared/mount';
 import { gradient } from '../../shared/palette';
 import { Prompts } from '../../shared/prompts';
-import { dataTable } from '../../shared/table';
+import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Answer } from './answer';
 import { ends, METRICS, PatchingData, SITES } from './data';
@@ -306,9 +306,9 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     return this.patched && this.state.patches.length ? this.patched.code : this.data.code(this.state);
   }
 
-  rows(): (string | number | null)[][] {
+  rows(): Value[][] {
     const { base } = ends(this.state.direction);
-    const table: (string | number | null)[][] = [['site', 'layer', 'position', 'token', 'value', 'share']];
+    const table: Value[][] = [['site', 'layer', 'position', 'token', 'value', 'share']];
     for (let layer = this.data.nLayers - 1; layer >= 0; layer--) {
       for (let position = 0; position < this.data.nColumns; position++) {
         const [value, share] = [
@@ -330,13 +330,9 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) =>
-        i === 3 ? visible(String(value)) : i > 3 && value !== null ? number(value as number) : value
-      )
+    return dataTable('What each patch gives, last layer first.', this.rows(), (value, i) =>
+      i === 3 ? visible(String(value)) : i > 3 && value !== null ? number(value as number) : value
     );
-    return dataTable('What each patch gives, last layer first.', [head!, ...shown]);
   }
 
   picture(): string {

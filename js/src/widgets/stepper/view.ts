@@ -7,9 +7,9 @@ import { heatmapSvg } from '../../shared/heatmapsvg';
 import type { Host, View } from '../../shared/mount';
 import { gradient, swatch } from '../../shared/palette';
 import { drawn, sheet, tag } from '../../shared/svg';
-import { dataTable } from '../../shared/table';
+import { dataTable, type Value } from '../../shared/table';
 import { number, probability, visible } from '../../shared/tokens';
-import { StepperData } from './data';
+import { StepperData, toggled } from './data';
 import { Panel } from './panel';
 import { STYLE } from './style';
 import type { Place, State, StepperHeader } from './types';
@@ -137,9 +137,7 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
     if (block > this.data.block && !this.data.header.ended) {
       this.ask('until', { block });
     } else if (block === this.data.block) {
-      const has = this.state.positions.includes(position);
-      const others = this.state.positions.filter(each => each !== position);
-      this.set({ positions: has ? others : [...others, position].sort((a, b) => a - b) });
+      this.set({ positions: toggled(this.state.positions, position) });
     }
   }
 
@@ -281,10 +279,8 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
     return this.data.header.code;
   }
 
-  rows(): (string | number | null)[][] {
-    const rows: (string | number | null)[][] = [
-      ['block', 'position', 'token', 'prediction', 'probability', 'norm']
-    ];
+  rows(): Value[][] {
+    const rows: Value[][] = [['block', 'position', 'token', 'prediction', 'probability', 'norm']];
     for (let block = 0; block < this.data.nBlocks; block++) {
       this.data.header.tokens.forEach((token, position) => {
         const place: Place = [block, position];
@@ -304,13 +300,9 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) =>
-        i === 2 || i === 3 ? visible(String(value)) : i > 3 ? number(value as number) : value
-      )
+    return dataTable('What was seen where the run stopped.', this.rows(), (value, i) =>
+      i === 2 || i === 3 ? visible(String(value)) : i > 3 ? number(value as number) : value
     );
-    return dataTable('What was seen where the run stopped.', [head!, ...shown]);
   }
 
   picture(): string {
