@@ -36,7 +36,7 @@ export interface Framed {
 export class Frame {
   readonly node: HTMLElement;
   readonly head: HTMLElement;
-  readonly controls = h('div', { class: 'nbsight-controls', hidden: true });
+  readonly controls = h('div', { class: 'nbsight-controls' });
   readonly body = h('div', { class: 'nbsight-body' });
   readonly readout = h('div', { class: 'nbsight-readout' });
   dark = false;
@@ -104,6 +104,13 @@ export class Frame {
       this.watchCell(),
       this.closeMenuOutside()
     );
+  }
+
+  /** To be called once: put the view's own style and parts in. */
+  lay(style: string, controls: readonly Node[], body: readonly Node[]): void {
+    this.node.prepend(h('style', {}, style)); // before the common one, which goes over it
+    this.controls.append(...controls);
+    this.body.append(...body);
   }
 
   /** To be called once when the view is ready to draw. */

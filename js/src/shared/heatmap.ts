@@ -1,5 +1,7 @@
 import { clamp, h, uniqueId } from './dom';
+import { moved } from './moves';
 import { type Cell, flipped, type HeatmapSpec, paint } from './paint';
+import { visible } from './tokens';
 
 export type { Cell, HeatmapSpec } from './paint';
 
@@ -91,7 +93,7 @@ export class Heatmap {
     const { columns, rows, column } = this.spec;
     this.width = clamp(Math.floor((room - this.label) / Math.max(1, columns)), ...column);
     this.height = this.spec.row ?? (rows.length > 48 ? 11 : rows.length > 24 ? 16 : 24);
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     this.sheet.style.width = `${this.label + this.width * columns}px`;
     this.sheet.style.minWidth = '0';
     this.sheet.style.height = `${top + bottom + this.height * rows.length}px`;
@@ -124,7 +126,6 @@ export class Heatmap {
     for (const each of this.linked) {
       each.remove();
     }
-    const [top] = [this.spec.head?.height ?? 0];
     const wide = `${this.width * this.spec.columns}px`;
     const high = `${this.height * this.spec.rows.length}px`;
     this.linked = [
@@ -139,7 +140,7 @@ export class Heatmap {
         .filter(column => column >= 0 && column < this.spec.columns)
         .map(column => {
           const node = mark('column');
-          node.style.cssText = `left: ${this.left(column)}px; top: ${top}px; width: ${this.width}px; height: ${high}`;
+          node.style.cssText = `left: ${this.left(column)}px; top: ${this.headHeight}px; width: ${this.width}px; height: ${high}`;
           return node;
         })
     ];
@@ -154,7 +155,7 @@ export class Heatmap {
     if (column < 0 || column >= this.spec.columns || event.clientX > seen.right) {
       return null;
     }
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     if (event.clientY < seen.top - 12 || event.clientY > seen.bottom + 12) {
       return null;
     }
@@ -171,7 +172,7 @@ export class Heatmap {
   /** A place in a cell or in a column's label, left of what is written there, in the sheet's own pixels. */
   anchor(row: number | 'head' | 'foot', column: number): [x: number, y: number] {
     const x = this.left(column) + Math.min(9, this.width / 4);
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     if (row === 'head') {
       return [x, this.node.scrollTop + top - 4];
     }
@@ -216,7 +217,7 @@ export class Heatmap {
       return null;
     }
     const column = Math.floor((event.clientX - box.left - this.label) / this.width);
-    const fromTop = Math.floor((event.clientY - box.top - (this.spec.head?.height ?? 0)) / this.height);
+    const fromTop = Math.floor((event.clientY - box.top - this.headHeight) / this.height);
     const row = flipped(this.spec, fromTop);
     const isInside = row >= 0 && column >= 0 && row < this.spec.rows.length && column < this.spec.columns;
     return isInside ? [row, column] : null;
@@ -226,12 +227,21 @@ export class Heatmap {
     return this.spec.label ?? LABEL;
   }
 
+  /** Height of the labels above the columns. */
+  private get headHeight(): number {
+    return this.spec.head?.height ?? 0;
+  }
+
+  private get footHeight(): number {
+    return this.spec.foot?.height ?? 0;
+  }
+
   private left(column: number): number {
     return this.label + column * this.width;
   }
 
   private top(row: number): number {
-    return (this.spec.head?.height ?? 0) + flipped(this.spec, row) * this.height;
+    return this.headHeight + flipped(this.spec, row) * this.height;
   }
 
   private inside([row, column]: Cell): Cell {
@@ -297,7 +307,7 @@ export class Heatmap {
       width: this.width,
       height: this.height,
       left: this.left(first),
-      top: (this.spec.head?.height ?? 0) + above * this.height,
+      top: this.headHeight + above * this.height,
       dark: this.dark,
       font: getComputedStyle(this.node).fontFamily
     });
@@ -348,7 +358,8 @@ export class Heatmap {
     if (event.target !== this.node) {
       return; // a label's own key
     }
-    const next = this.moved(event);
+    const { rows, columns, isDown } = this.spec;
+    const next = moved(event, this.active, { rows: rows.length, columns, isDown });
     if (next) {
       this.active = this.inside(next);
       this.reveal();
@@ -366,30 +377,9 @@ export class Heatmap {
     event.stopPropagation();
   }
 
-  private moved({ key, ctrlKey, metaKey, altKey }: KeyboardEvent): Cell | null {
-    if (metaKey || altKey) {
-      return null;
-    }
-    const [row, column] = this.active;
-    const [top, bottom] = [flipped(this.spec, 0), flipped(this.spec, this.spec.rows.length - 1)];
-    const up = this.spec.isDown ? -1 : 1;
-    const end = this.spec.columns - 1;
-    const moves: Record<string, Cell> = {
-      ArrowUp: [row + up, column],
-      ArrowDown: [row - up, column],
-      ArrowLeft: [row, column - 1],
-      ArrowRight: [row, column + 1],
-      Home: [ctrlKey ? top : row, 0],
-      End: [ctrlKey ? bottom : row, end],
-      PageUp: [top, column],
-      PageDown: [bottom, column]
-    };
-    return moves[key] ?? null;
-  }
-
   private reveal(): void {
     const [row, column] = this.active;
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     const [left, y] = [column * this.width, this.top(row) - top];
     const wide = this.node.clientWidth - this.label;
     const high = this.node.clientHeight - top - bottom;
@@ -405,6 +395,12 @@ export class Heatmap {
     }
     this.draw(false);
   }
+}
+
+/** A token and its position, as the label of a column. */
+export function tokenLabel(token: string, position: number): HTMLElement {
+  const text = visible(token);
+  return h('div', { class: 'nbsight-heat-token', title: text }, text, h('small', {}, String(position)));
 }
 
 function mark(kind: string): HTMLElement {

@@ -1,4 +1,7 @@
 /** What all views share. Colours come from the front end where it has them, else from the theme that theme.ts found. */
+/** Width of what stands beside a picture, with the gap before it. */
+export const BESIDE = 264 + 26;
+
 export const STYLE = `
 .nbsight {
   --nb-page: var(--jp-layout-color0, var(--vscode-editor-background, #ffffff));
@@ -166,4 +169,5 @@ export const STYLE = `
   .nbsight *, .nbsight *::before { animation: none !important; transition: none !important; }
 }
 @media (forced-colors: active) { .nbsight canvas, .nbsight-scale, .nbsight-bar > i { forced-color-adjust: none; } }
+.nbsight svg.nbsight-over { inset: 0; overflow: visible; pointer-events: none; position: absolute; z-index: 6; }
 `;

@@ -6,14 +6,6 @@ import type { NormsHeader, Place, State } from './types';
 
 const OUTLIERS = 0.02; // the share of values at each end that may leave the scale
 
-export const MEANING: Record<string, string> = {
-  resid_pre: 'stream before the block',
-  attn_out: 'what attention adds',
-  resid_mid: 'stream between attention and MLP',
-  mlp_out: 'what the MLP adds',
-  resid_post: 'stream after the block'
-};
-
 /** Norms as the view reads them: no wire, no buffers. */
 export class NormsData {
   readonly nLayers: number;

@@ -10,15 +10,6 @@ interface Known {
   notes: string[];
 }
 
-export const SITES: Record<string, string> = {
-  resid_pre: 'stream before the block',
-  z: 'heads, before the output matrix',
-  attn_out: 'what attention adds',
-  resid_mid: 'stream between attention and MLP',
-  mlp_out: 'what the MLP adds',
-  resid_post: 'stream after the block'
-};
-
 export const METRICS: Record<string, string> = {
   logit_difference: 'logit difference',
   probability: 'probability',
