@@ -1,4 +1,4 @@
-import { h } from './dom';
+import { clamp, h } from './dom';
 import { probability, visible } from './tokens';
 
 const SHOWN = 8;
@@ -78,6 +78,7 @@ export class Bars {
   }
 }
 
-function percent(value: number | null): string {
-  return `${(100 * Math.min(1, Math.max(0, value ?? 0))).toFixed(2)}%`;
+/** A share as the length of a bar. */
+export function percent(share: number | null): string {
+  return `${(100 * clamp(share ?? 0, 0, 1)).toFixed(2)}%`;
 }

@@ -1,5 +1,11 @@
 import { h } from './dom';
 
+export function button(text: string, title: string, act: () => void): HTMLButtonElement {
+  const node = h('button', { type: 'button', title }, text);
+  node.addEventListener('click', act);
+  return node;
+}
+
 /** One of a few, as buttons side by side. */
 export class Switch<T extends string> {
   readonly node: HTMLElement;

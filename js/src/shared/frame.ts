@@ -4,6 +4,7 @@ import { h } from './dom';
 import { KernelError } from './rpc';
 import { csv, download, rasterise } from './save';
 import { STYLE } from './style';
+import type { Value } from './table';
 import { isDark, onThemeChange } from './theme';
 
 const NARROW = 640;
@@ -16,7 +17,7 @@ export interface Framed {
   /** what `c` and `</>` offer: the cell that makes what is on show */
   code(): string;
   /** the numbers on show: names of columns, then rows */
-  rows(): (string | number | null)[][];
+  rows(): Value[][];
   /** the numbers as a table on the page */
   table(): HTMLElement;
   /** the picture on white, as SVG */
@@ -35,7 +36,7 @@ export interface Framed {
 export class Frame {
   readonly node: HTMLElement;
   readonly head: HTMLElement;
-  readonly controls = h('div', { class: 'nbsight-controls', hidden: true });
+  readonly controls = h('div', { class: 'nbsight-controls' });
   readonly body = h('div', { class: 'nbsight-body' });
   readonly readout = h('div', { class: 'nbsight-readout' });
   dark = false;
@@ -103,6 +104,13 @@ export class Frame {
       this.watchCell(),
       this.closeMenuOutside()
     );
+  }
+
+  /** To be called once: put the view's own style and parts in. */
+  lay(style: string, controls: readonly Node[], body: readonly Node[]): void {
+    this.node.prepend(h('style', {}, style)); // before the common one, which goes over it
+    this.controls.append(...controls);
+    this.body.append(...body);
   }
 
   /** To be called once when the view is ready to draw. */

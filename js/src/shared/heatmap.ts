@@ -1,5 +1,7 @@
 import { clamp, h, uniqueId } from './dom';
+import { moved } from './moves';
 import { type Cell, flipped, type HeatmapSpec, paint } from './paint';
+import { visible } from './tokens';
 
 export type { Cell, HeatmapSpec } from './paint';
 
@@ -59,7 +61,7 @@ export class Heatmap {
       { class: 'nbsight-heat', role: 'grid', tabindex: 0, 'aria-activedescendant': id },
       this.sheet
     );
-    this.node.addEventListener('scroll', () => this.schedule(false), { passive: true });
+    this.node.addEventListener('scroll', () => this.schedule(), { passive: true });
     this.node.addEventListener('keydown', event => this.onKey(event));
     this.node.addEventListener('focus', () => this.events.point(this.active, true));
     this.node.addEventListener('blur', () => this.events.point(null, false));
@@ -91,7 +93,7 @@ export class Heatmap {
     const { columns, rows, column } = this.spec;
     this.width = clamp(Math.floor((room - this.label) / Math.max(1, columns)), ...column);
     this.height = this.spec.row ?? (rows.length > 48 ? 11 : rows.length > 24 ? 16 : 24);
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     this.sheet.style.width = `${this.label + this.width * columns}px`;
     this.sheet.style.minWidth = '0';
     this.sheet.style.height = `${top + bottom + this.height * rows.length}px`;
@@ -110,11 +112,6 @@ export class Heatmap {
     this.draw(true);
   }
 
-  /** Draw again what the spec says now. */
-  redraw(): void {
-    this.schedule(true);
-  }
-
   select(cell: Cell | null): void {
     this.selected = cell && this.inside(cell);
     if (this.selected) {
@@ -129,7 +126,6 @@ export class Heatmap {
     for (const each of this.linked) {
       each.remove();
     }
-    const [top] = [this.spec.head?.height ?? 0];
     const wide = `${this.width * this.spec.columns}px`;
     const high = `${this.height * this.spec.rows.length}px`;
     this.linked = [
@@ -144,7 +140,7 @@ export class Heatmap {
         .filter(column => column >= 0 && column < this.spec.columns)
         .map(column => {
           const node = mark('column');
-          node.style.cssText = `left: ${this.left(column)}px; top: ${top}px; width: ${this.width}px; height: ${high}`;
+          node.style.cssText = `left: ${this.left(column)}px; top: ${this.headHeight}px; width: ${this.width}px; height: ${high}`;
           return node;
         })
     ];
@@ -159,7 +155,7 @@ export class Heatmap {
     if (column < 0 || column >= this.spec.columns || event.clientX > seen.right) {
       return null;
     }
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     if (event.clientY < seen.top - 12 || event.clientY > seen.bottom + 12) {
       return null;
     }
@@ -176,7 +172,7 @@ export class Heatmap {
   /** A place in a cell or in a column's label, left of what is written there, in the sheet's own pixels. */
   anchor(row: number | 'head' | 'foot', column: number): [x: number, y: number] {
     const x = this.left(column) + Math.min(9, this.width / 4);
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     if (row === 'head') {
       return [x, this.node.scrollTop + top - 4];
     }
@@ -221,7 +217,7 @@ export class Heatmap {
       return null;
     }
     const column = Math.floor((event.clientX - box.left - this.label) / this.width);
-    const fromTop = Math.floor((event.clientY - box.top - (this.spec.head?.height ?? 0)) / this.height);
+    const fromTop = Math.floor((event.clientY - box.top - this.headHeight) / this.height);
     const row = flipped(this.spec, fromTop);
     const isInside = row >= 0 && column >= 0 && row < this.spec.rows.length && column < this.spec.columns;
     return isInside ? [row, column] : null;
@@ -231,12 +227,21 @@ export class Heatmap {
     return this.spec.label ?? LABEL;
   }
 
+  /** Height of the labels above the columns. */
+  private get headHeight(): number {
+    return this.spec.head?.height ?? 0;
+  }
+
+  private get footHeight(): number {
+    return this.spec.foot?.height ?? 0;
+  }
+
   private left(column: number): number {
     return this.label + column * this.width;
   }
 
   private top(row: number): number {
-    return (this.spec.head?.height ?? 0) + flipped(this.spec, row) * this.height;
+    return this.headHeight + flipped(this.spec, row) * this.height;
   }
 
   private inside([row, column]: Cell): Cell {
@@ -270,10 +275,7 @@ export class Heatmap {
     this.light(shown ? [shown[0]] : [], shown ? [shown[1]] : []);
   }
 
-  private schedule(everything: boolean): void {
-    if (everything) {
-      this.window = [-1, -1, -1, -1];
-    }
+  private schedule(): void {
     this.scheduled ||= requestAnimationFrame(() => {
       this.scheduled = 0;
       this.draw(false);
@@ -305,7 +307,7 @@ export class Heatmap {
       width: this.width,
       height: this.height,
       left: this.left(first),
-      top: (this.spec.head?.height ?? 0) + above * this.height,
+      top: this.headHeight + above * this.height,
       dark: this.dark,
       font: getComputedStyle(this.node).fontFamily
     });
@@ -356,7 +358,8 @@ export class Heatmap {
     if (event.target !== this.node) {
       return; // a label's own key
     }
-    const next = this.moved(event);
+    const { rows, columns, isDown } = this.spec;
+    const next = moved(event, this.active, { rows: rows.length, columns, isDown });
     if (next) {
       this.active = this.inside(next);
       this.reveal();
@@ -374,30 +377,9 @@ export class Heatmap {
     event.stopPropagation();
   }
 
-  private moved({ key, ctrlKey, metaKey, altKey }: KeyboardEvent): Cell | null {
-    if (metaKey || altKey) {
-      return null;
-    }
-    const [row, column] = this.active;
-    const [top, bottom] = [flipped(this.spec, 0), flipped(this.spec, this.spec.rows.length - 1)];
-    const up = this.spec.isDown ? -1 : 1;
-    const end = this.spec.columns - 1;
-    const moves: Record<string, Cell> = {
-      ArrowUp: [row + up, column],
-      ArrowDown: [row - up, column],
-      ArrowLeft: [row, column - 1],
-      ArrowRight: [row, column + 1],
-      Home: [ctrlKey ? top : row, 0],
-      End: [ctrlKey ? bottom : row, end],
-      PageUp: [top, column],
-      PageDown: [bottom, column]
-    };
-    return moves[key] ?? null;
-  }
-
   private reveal(): void {
     const [row, column] = this.active;
-    const [top, bottom] = [this.spec.head?.height ?? 0, this.spec.foot?.height ?? 0];
+    const { headHeight: top, footHeight: bottom } = this;
     const [left, y] = [column * this.width, this.top(row) - top];
     const wide = this.node.clientWidth - this.label;
     const high = this.node.clientHeight - top - bottom;
@@ -413,6 +395,12 @@ export class Heatmap {
     }
     this.draw(false);
   }
+}
+
+/** A token and its position, as the label of a column. */
+export function tokenLabel(token: string, position: number): HTMLElement {
+  const text = visible(token);
+  return h('div', { class: 'nbsight-heat-token', title: text }, text, h('small', {}, String(position)));
 }
 
 function mark(kind: string): HTMLElement {

@@ -1,6 +1,6 @@
 import { extent } from 'd3-array';
 import { scaleLinear, scaleLog } from 'd3-scale';
-import { h } from './dom';
+import { clamp, h } from './dom';
 import { type Inks, inks } from './palette';
 import { drawn, escaped, label, MONO, sheet, shorten, tag } from './svg';
 import { number } from './tokens';
@@ -67,7 +67,7 @@ export class Lines {
   }
 
   resize(width: number): void {
-    this.size = { ...this.size, width: Math.max(300, Math.min(width, 760)) };
+    this.size = { ...this.size, width: clamp(width, 300, 760) };
     this.draw();
   }
 

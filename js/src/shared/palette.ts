@@ -1,3 +1,5 @@
+import { clamp } from './dom';
+
 /**
  * The colours of every picture, the same as in nbsight/display/palette.py (a test compares them).
  * Small values recede into the page: pale to deep on a light one, deep to pale on a dark one.
@@ -115,7 +117,7 @@ function tableOf(name: string, stops: readonly string[]): Swatch[] {
 }
 
 function step(value: number): number {
-  return Number.isFinite(value) ? Math.round(Math.min(1, Math.max(0, value)) * 255) : 0;
+  return Number.isFinite(value) ? Math.round(clamp(value, 0, 1) * 255) : 0;
 }
 
 /** Colour of a value in [0, 1] and the ink that can be read on it (contrast at least 4.5). */

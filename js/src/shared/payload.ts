@@ -72,6 +72,11 @@ function view(
     : new Type((buffer.buffer as ArrayBuffer).slice(start, start + bytes), 0, length);
 }
 
+/** The numbers of a buffer that is one array of float32. */
+export function floats(buffer: DataView): Float32Array {
+  return Float32Array.from({ length: buffer.byteLength / 4 }, (_, i) => buffer.getFloat32(4 * i, true));
+}
+
 /** The bytes of a base64 text, as saved in a notebook or an HTML page. */
 export function fromBase64(text: string): DataView {
   const characters = atob(text);

@@ -1,5 +1,6 @@
 import { type Ask, LastAsked } from './ask';
 import { h } from './dom';
+import type { Frame } from './frame';
 
 const REST = 600; // milliseconds without a key before the prompts are run
 
@@ -14,15 +15,13 @@ export class Prompts {
   constructor(
     ask: Ask | undefined,
     names: readonly string[],
-    private readonly events: {
-      ghost(on: boolean): void;
-      failed(error: Error | null, retry?: () => void): void;
-    }
+    private readonly frame: Frame
   ) {
     this.asked = ask
       ? new LastAsked(ask, (stage, error) => {
-          this.events.ghost(stage === 'asking' || stage === 'queued');
-          this.events.failed(stage === 'failed' ? (error ?? null) : null, () => void this.run());
+          this.ghost(stage === 'asking' || stage === 'queued');
+          const shown = stage === 'failed' && error ? stage : 'idle';
+          this.frame.stage(shown, error, () => void this.run());
         })
       : null;
     this.button.textContent = names.length > 1 ? 'Edit prompts' : 'Edit prompt';
@@ -62,8 +61,12 @@ export class Prompts {
 
   private wait(): void {
     clearTimeout(this.timer);
-    this.events.ghost(true);
+    this.ghost(true);
     this.timer = setTimeout(() => void this.run(), REST);
+  }
+
+  private ghost(on: boolean): void {
+    this.frame.node.toggleAttribute('data-ghost', on);
   }
 
   private async run(): Promise<void> {

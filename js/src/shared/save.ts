@@ -1,3 +1,5 @@
+import type { Value } from './table';
+
 /** Hand a file to the reader. */
 export function download(name: string, content: Blob): void {
   const link = document.createElement('a');
@@ -8,8 +10,8 @@ export function download(name: string, content: Blob): void {
 }
 
 /** The numbers of a table as comma-separated values; a formula of a spreadsheet becomes text. */
-export function csv(rows: readonly (readonly (string | number | null)[])[]): string {
-  const cell = (value: string | number | null) => {
+export function csv(rows: readonly (readonly Value[])[]): string {
+  const cell = (value: Value) => {
     if (typeof value === 'number' || value === null) {
       return value === null ? '' : String(value);
     }

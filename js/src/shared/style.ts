@@ -1,4 +1,7 @@
 /** What all views share. Colours come from the front end where it has them, else from the theme that theme.ts found. */
+/** Width of what stands beside a picture, with the gap before it. */
+export const BESIDE = 264 + 26;
+
 export const STYLE = `
 .nbsight {
   --nb-page: var(--jp-layout-color0, var(--vscode-editor-background, #ffffff));
@@ -146,6 +149,7 @@ export const STYLE = `
 .nbsight-heat:focus-visible .nbsight-heat-mark[data-kind='active'] { opacity: 1; }
 .nbsight-heat-mark[data-kind='selected'] { box-shadow: inset 0 0 0 2px var(--nb-ring), inset 0 0 0 3px var(--nb-ring-gap); }
 .nbsight-heat-mark[data-kind='row'], .nbsight-heat-mark[data-kind='column'] { outline: 1px dashed var(--nb-ring); outline-offset: -1px; }
+.nbsight svg.nbsight-over { inset: 0; overflow: visible; pointer-events: none; position: absolute; z-index: 6; }
 
 .nbsight-bars { list-style: none; margin: 0 0 8px; padding: 0; }
 .nbsight-bars li { align-items: center; display: grid; gap: 8px; grid-template-columns: minmax(48px, 92px) minmax(40px, 1fr) 46px; height: 21px; margin: 0; }

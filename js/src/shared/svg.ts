@@ -57,6 +57,26 @@ export function drawn(svg: string): SVGElement {
   return document.importNode(root, true) as unknown as SVGElement;
 }
 
+/** A drawing that lies over something, in its pixels, and may leave its box. */
+export class Overlay {
+  readonly node = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+
+  constructor(name: string) {
+    this.node.classList.add('nbsight-over', name);
+    this.node.setAttribute('aria-hidden', 'true');
+  }
+
+  draw(inner: string): void {
+    const picture = drawn(sheet(1, 1, inner));
+    picture.setAttribute('overflow', 'visible');
+    this.node.replaceChildren(picture);
+  }
+
+  clear(): void {
+    this.node.replaceChildren();
+  }
+}
+
 export function shorten(text: string, length: number): string {
   const characters = Array.from(text);
   return characters.length <= length ? text : `${characters.slice(0, length - 1).join('')}…`;

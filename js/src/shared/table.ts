@@ -2,10 +2,13 @@ import { h } from './dom';
 
 const CELLS = 3000; // a table of more stops a page; that rows are left out is said
 
-/** Rows of numbers and text as a table, for screen readers and for copying. */
+export type Value = string | number | null;
+
+/** Rows of numbers and text as a table, for screen readers and for copying; `written` says how a value is. */
 export function dataTable(
   title: string,
-  rows: readonly (readonly (string | number | null)[])[]
+  rows: readonly (readonly Value[])[],
+  written: (value: Value, column: number) => Value = value => value
 ): HTMLElement {
   const [head = [], ...body] = rows;
   const fits = Math.max(1, Math.floor(CELLS / Math.max(1, head.length)));
@@ -23,7 +26,7 @@ export function dataTable(
         {},
         ...body
           .slice(0, fits)
-          .map(row => h('tr', {}, ...row.map(value => h('td', {}, value === null ? '' : String(value)))))
+          .map(row => h('tr', {}, ...row.map((value, i) => h('td', {}, String(written(value, i) ?? '')))))
       )
     )
   );

@@ -16,4 +16,4 @@ export interface Actions {
   icon(name: IconName): Element;
 }
 
-export type IconName = 'caret' | 'open' | 'free' | 'stop' | 'log' | 'check' | 'search' | 'remove' | 'fetch';
+export type IconName = 'caret' | 'open' | 'free' | 'stop' | 'log' | 'remove' | 'fetch';

@@ -1,13 +1,11 @@
 import {
   caretRightIcon,
-  checkIcon,
   closeIcon,
   codeIcon,
   deleteIcon,
   LabIcon,
   launchIcon,
   listIcon,
-  searchIcon,
   stopIcon
 } from '@jupyterlab/ui-components';
 import type { IconName } from './actions';
@@ -26,13 +24,11 @@ export const icon = new LabIcon({
 
 const ICONS: Record<IconName, LabIcon> = {
   caret: caretRightIcon,
-  check: checkIcon,
   fetch: codeIcon,
   free: deleteIcon,
   log: listIcon,
   open: launchIcon,
   remove: closeIcon,
-  search: searchIcon,
   stop: stopIcon
 };
 

@@ -44,10 +44,6 @@ export class Links {
     return [...this.links.values()].find(link => link.kernel.id === kernel);
   }
 
-  panelOf(link: KernelLink): NotebookPanel | undefined {
-    return [...this.links].find(([, other]) => other === link)?.[0];
-  }
-
   /** The jobs of the notebook in front, and those of others that are under way. */
   jobs(): KernelJobs[] {
     const groups: KernelJobs[] = [];

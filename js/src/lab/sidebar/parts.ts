@@ -1,4 +1,4 @@
-import { h } from '../../shared/dom';
+import { clamp, h } from '../../shared/dom';
 import type { Actions, IconName } from './actions';
 
 /** A small button with an icon; its label is what a screen reader says and what hovers. */
@@ -23,7 +23,7 @@ export function setBar(element: HTMLProgressElement, share: number | null): void
   if (share === null) {
     element.removeAttribute('value');
   } else {
-    element.value = Math.min(1, Math.max(0, share));
+    element.value = clamp(share, 0, 1);
   }
 }
 

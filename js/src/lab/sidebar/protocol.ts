@@ -175,7 +175,7 @@ export class Mirror {
   }
 }
 
-export function withJob(jobs: JobRow[], job: JobRow): JobRow[] {
+function withJob(jobs: JobRow[], job: JobRow): JobRow[] {
   const index = jobs.findIndex(known => known.id === job.id);
   return index < 0 ? [...jobs, job] : jobs.map(known => (known.id === job.id ? job : known));
 }

@@ -24,6 +24,32 @@ function lines(...children: HTMLElement[]): HTMLElement {
   return h('div', { class: 'jp-nbsight-lines' }, ...children);
 }
 
+function buttons(...children: HTMLElement[]): HTMLElement {
+  return h('span', { class: 'jp-nbsight-buttons' }, ...children);
+}
+
+/** A name that can be inserted; what it is, `named` says. */
+function nameButton(): HTMLButtonElement {
+  return h('button', { type: 'button', class: 'jp-nbsight-name jp-nbsight-link' });
+}
+
+/** Say what a row is called, and keep it for `insertName`. */
+function named(element: HTMLElement, name: string | null, words: Words): void {
+  element.dataset.name = name ?? '';
+  say(part(element, 'name'), name ?? words.__('(no name)'));
+}
+
+function insertName(element: HTMLElement, actions: Actions): void {
+  if (element.dataset.name) {
+    actions.insert(element.dataset.name);
+  }
+}
+
+/** Change something in the kernel; that it failed is said by who asks it. */
+function act(actions: Actions, request: string, data: Record<string, unknown>): void {
+  void actions.act(request, data).catch(() => null);
+}
+
 const part = (element: Element, name: string) => element.querySelector<HTMLElement>(`.jp-nbsight-${name}`)!;
 
 /** Cards of models, each with its tree. */
@@ -45,7 +71,7 @@ export function drawModels(body: HTMLElement, cards: ModelCard[], actions: Actio
         () => actions.openModule(card, '')
       );
       const check = h('button', { type: 'button', class: 'jp-nbsight-chip jp-nbsight-verify' });
-      check.addEventListener('click', () => void actions.act('verify', { model: card.id }).catch(() => null));
+      check.addEventListener('click', () => act(actions, 'verify', { model: card.id }));
       return h(
         'article',
         { class: 'jp-nbsight-card', role: 'listitem', 'aria-label': card.expression ?? card.label },
@@ -102,33 +128,27 @@ export function drawSaved(body: HTMLElement, rows: SavedRow[], actions: Actions,
     rows,
     one => one.id,
     one => {
-      const name = h('button', { type: 'button', class: 'jp-nbsight-name jp-nbsight-link' });
       const text = lines(
-        name,
+        nameButton(),
         h('div', { class: 'jp-nbsight-detail' }),
         h('div', { class: 'jp-nbsight-where' })
       );
-      const free = iconButton(
-        actions,
-        'free',
-        words.__('Free'),
-        () => void actions.act('free', { value: one.id }).catch(() => null)
+      const free = iconButton(actions, 'free', words.__('Free'), () =>
+        act(actions, 'free', { value: one.id })
       );
       free.classList.add('jp-nbsight-freeone');
       const open = iconButton(actions, 'open', words.__('Open'), () => actions.openValue(one));
-      const element = row({}, text, h('span', { class: 'jp-nbsight-buttons' }, open, free));
+      const element = row({}, text, buttons(open, free));
       onClicks(
         text,
-        () => element.dataset.name && actions.insert(element.dataset.name),
+        () => insertName(element, actions),
         () => actions.openValue(one)
       );
       return element;
     },
     (element, one) => {
-      element.dataset.name = one.name ?? '';
-      const name = part(element, 'name') as HTMLButtonElement;
-      say(name, one.name ?? words.__('(no name)'));
-      name.disabled = one.name === null;
+      named(element, one.name, words);
+      (part(element, 'name') as HTMLButtonElement).disabled = one.name === null;
       say(part(element, 'detail'), `(${one.shape.join(', ')}) ${one.dtype} · ${bytes(one.bytes)}`);
       say(part(element, 'where'), [one.path, one.where].filter(Boolean).join(' · '));
       element.title = one.text;
@@ -160,14 +180,9 @@ export function drawEdits(body: HTMLElement, rows: EditRow[], actions: Actions, 
         {},
         box,
         lines(h('code', { class: 'jp-nbsight-code' }), h('div', { class: 'jp-nbsight-where' })),
-        h(
-          'span',
-          { class: 'jp-nbsight-buttons' },
-          iconButton(
-            actions,
-            'remove',
-            words.__('Remove this edit'),
-            () => void actions.act('remove-edit', { edit: one.id }).catch(() => null)
+        buttons(
+          iconButton(actions, 'remove', words.__('Remove this edit'), () =>
+            act(actions, 'remove-edit', { edit: one.id })
           )
         )
       );
@@ -191,7 +206,7 @@ export function drawRuns(body: HTMLElement, rows: RunRow[], actions: Actions, wo
     rows,
     one => one.id,
     one => {
-      const name = h('button', { type: 'button', class: 'jp-nbsight-name jp-nbsight-link' });
+      const name = nameButton();
       const element = row(
         {},
         lines(
@@ -200,23 +215,17 @@ export function drawRuns(body: HTMLElement, rows: RunRow[], actions: Actions, wo
           h('div', { class: 'jp-nbsight-detail' }),
           h('div', { class: 'jp-nbsight-where' })
         ),
-        h(
-          'span',
-          { class: 'jp-nbsight-buttons' },
-          iconButton(
-            actions,
-            'stop',
-            words.__('Give this run up'),
-            () => void actions.act('close-run', { run: one.id }).catch(() => null)
+        buttons(
+          iconButton(actions, 'stop', words.__('Give this run up'), () =>
+            act(actions, 'close-run', { run: one.id })
           )
         )
       );
-      name.addEventListener('click', () => element.dataset.name && actions.insert(element.dataset.name));
+      name.addEventListener('click', () => insertName(element, actions));
       return element;
     },
     (element, one) => {
-      element.dataset.name = one.name ?? '';
-      say(part(element, 'name'), one.name ?? words.__('(no name)'));
+      named(element, one.name, words);
       setBar(part(element, 'bar') as HTMLProgressElement, one.total ? one.done / one.total : 0);
       say(
         part(element, 'detail'),
@@ -281,7 +290,7 @@ export function drawJobs(body: HTMLElement, groups: KernelJobs[], actions: Actio
           h('div', { class: 'jp-nbsight-where' }, group.isActive ? '' : group.notebook),
           log
         ),
-        h('span', { class: 'jp-nbsight-buttons' }, fetch, showLog, cancel)
+        buttons(fetch, showLog, cancel)
       );
     },
     (element, { job, group }) => {
@@ -326,20 +335,16 @@ export function drawMemory(body: HTMLElement, memory: Memory, actions: Actions, 
           h('span', { class: 'jp-nbsight-detail' })
         );
       }
-      const free = iconButton(
-        actions,
-        'free',
-        words.__('Free %1', holder.label),
-        () => void actions.act('free', { kind: holder.kind, name: holder.name }).catch(() => null)
+      const free = iconButton(actions, 'free', words.__('Free %1', holder.label), () =>
+        act(actions, 'free', { kind: holder.kind, name: holder.name })
       );
       free.hidden = holder.kind === 'model';
-      const amount = h('span', { class: 'jp-nbsight-detail' });
       return row(
         { class: 'jp-nbsight-row jp-nbsight-holder' },
         h('span', { class: 'jp-nbsight-amount', 'aria-hidden': 'true' }),
         h('span', { class: 'jp-nbsight-name' }),
-        amount,
-        h('span', { class: 'jp-nbsight-buttons' }, free)
+        h('span', { class: 'jp-nbsight-detail' }),
+        buttons(free)
       );
     },
     (element, { total, holder }) => {

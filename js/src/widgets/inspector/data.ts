@@ -1,6 +1,6 @@
 import { quantile } from 'd3-array';
 import { clamp } from '../../shared/dom';
-import { decode } from '../../shared/payload';
+import { decode, floats } from '../../shared/payload';
 import type { InspectorHeader, State, TileReply, Window } from './types';
 
 export const OUTLIERS = 0.02; // the share of blocks that may leave the colour scale
@@ -33,8 +33,6 @@ export function firstTile(header: InspectorHeader, buffer: DataView): Tile {
 }
 
 export function tileOf({ window, size, shape }: TileReply, buffers: DataView[]): Tile {
-  const floats = (view: DataView) =>
-    Float32Array.from({ length: view.byteLength / 4 }, (_, i) => view.getFloat32(4 * i, true));
   return {
     window,
     size,

@@ -1,14 +1,16 @@
 import { LastAsked } from '../../shared/ask';
 import { Link } from '../../shared/bus';
 import { fill } from '../../shared/code';
+import { button } from '../../shared/controls';
 import { clamp, h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
 import { type Cell, Heatmap, type HeatmapSpec } from '../../shared/heatmap';
 import { heatmapSvg } from '../../shared/heatmapsvg';
+import { Legend } from '../../shared/legend';
 import type { Host, View } from '../../shared/mount';
-import { gradient, signed } from '../../shared/palette';
+import { signed } from '../../shared/palette';
 import { decode } from '../../shared/payload';
-import { dataTable } from '../../shared/table';
+import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Axes } from './axes';
 import { firstTile, fitted, isFirst, limitOf, OUTLIERS, rangeOf, type Tile, tileOf, zoomed } from './data';
@@ -33,8 +35,7 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
   private readonly tiles: LastAsked | null;
   private readonly opening: LastAsked | null;
   private readonly beside = h('aside', { class: 'nbsight-beside' });
-  private readonly scale = h('span', { class: 'nbsight-scale', 'aria-hidden': 'true' });
-  private readonly legend = h('div', { class: 'nbsight-legend' });
+  private readonly legend = new Legend(true);
   private readonly zoom: Record<'in' | 'out' | 'all', HTMLButtonElement>;
   private tile: Tile;
   private selection: Place | null = null;
@@ -56,16 +57,14 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
     this.map.node.addEventListener('dblclick', () => this.look(true));
     this.tree = new Tree(path => this.open(path));
     this.axes = new Axes(change => this.set(change));
-    const button = (text: string, title: string, act: () => void) => {
-      const node = h('button', { type: 'button', title, 'aria-label': title }, text);
-      node.addEventListener('click', act);
-      return node;
-    };
     this.zoom = {
       in: button('+', 'Closer, about the chosen place (key +)', () => this.look(true)),
       out: button('−', 'Farther (key −)', () => this.look(false)),
       all: button('All', 'The whole plane (key 0)', () => this.fetch(this.whole()))
     };
+    for (const node of Object.values(this.zoom)) {
+      node.setAttribute('aria-label', node.title);
+    }
     this.frame = new Frame(parent, this, host.ask);
     this.tiles = host.ask
       ? new LastAsked(host.ask, (stage, error) =>
@@ -78,16 +77,11 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
     this.link = new Link({ model: header.model, tokens: header.tokens }, linked =>
       this.mark(linked?.positions ?? [])
     );
-    this.frame.node.prepend(h('style', {}, STYLE));
-    this.frame.controls.hidden = false;
-    this.frame.controls.append(
-      this.axes.node,
-      h('span', { class: 'nbsight-switch' }, this.zoom.in, this.zoom.out, this.zoom.all)
-    );
-    this.frame.body.append(
-      this.tree.node,
-      h('div', { class: 'nbsight-plane' }, this.map.node, this.legend, this.frame.readout),
-      this.beside
+    const plane = [this.map.node, this.legend.node, this.frame.readout];
+    this.frame.lay(
+      STYLE,
+      [this.axes.node, h('span', { class: 'nbsight-switch' }, this.zoom.in, this.zoom.out, this.zoom.all)],
+      [this.tree.node, h('div', { class: 'nbsight-plane' }, ...plane), this.beside]
     );
     this.show();
     this.frame.start();
@@ -225,13 +219,9 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
       rows * columns === 1
         ? 'each cell is one number'
         : `each cell: of ${rows} × ${columns} numbers the one farthest from 0`;
-    this.scale.style.background = gradient(this.frame?.dark ?? false, true);
-    this.legend.replaceChildren(
-      `−${number(limit, 2)}`,
-      this.scale,
-      number(limit, 2),
-      h('span', {}, `${each}${part}${isCut ? ` · the largest ${100 * OUTLIERS} % beyond the scale` : ''}`)
-    );
+    const cut = isCut ? ` · the largest ${100 * OUTLIERS} % beyond the scale` : '';
+    const end = number(limit, 2);
+    this.legend.show([`−${end}`, end], `${each}${part}${cut}`, this.frame.dark);
     this.zoom.in.disabled = rows * columns === 1 && bottom - top <= 8 && right - left <= 8;
     this.zoom.out.disabled = this.zoom.all.disabled = part === '';
   }
@@ -372,13 +362,13 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
       : `${code}\nvalue`;
   }
 
-  rows(): (string | number | null)[][] {
+  rows(): Value[][] {
     const { rows, columns } = this.state;
     const isOne = this.tile.size[0] * this.tile.size[1] === 1;
     const head = isOne
       ? [this.header.axes[rows]!, this.header.axes[columns]!, 'value']
       : [`${this.header.axes[rows]} from`, `${this.header.axes[columns]} from`, 'farthest from 0', 'mean'];
-    const table: (string | number | null)[][] = [head];
+    const table: Value[][] = [head];
     for (let row = 0; row < this.tile.rows; row++) {
       for (let column = 0; column < this.tile.columns; column++) {
         const [top, , left] = rangeOf(this.tile, row, column);
@@ -392,11 +382,9 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) => (i > 1 && value !== null ? number(value as number, 4) : value))
+    return dataTable(`${this.header.path}: the part on show.`, this.rows(), (value, i) =>
+      i > 1 && value !== null ? number(value as number, 4) : value
     );
-    return dataTable(`${this.header.path}: the part on show.`, [head!, ...shown]);
   }
 
   picture(): string {

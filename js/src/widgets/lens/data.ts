@@ -1,4 +1,5 @@
 import { fill } from '../../shared/code';
+import { clamp } from '../../shared/dom';
 import { decode, type NdArray } from '../../shared/payload';
 import type { LensHeader, Pin, Place, Ranking, State, Statistic } from './types';
 
@@ -103,8 +104,7 @@ export class LensData {
 
   /** The same place moved inside the grid. */
   clamp([layer, position]: Place): Place {
-    const inside = (value: number, size: number) => Math.min(size - 1, Math.max(0, value));
-    return [inside(layer, this.nLayers), inside(position, this.nPositions)];
+    return [clamp(layer, 0, this.nLayers - 1), clamp(position, 0, this.nPositions - 1)];
   }
 
   /** The reproducing code, with a chosen cell read out of it. */

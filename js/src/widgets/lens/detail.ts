@@ -1,3 +1,4 @@
+import { percent } from '../../shared/bars';
 import { h } from '../../shared/dom';
 import { failure } from '../../shared/frame';
 import { probability, visible } from '../../shared/tokens';
@@ -102,7 +103,7 @@ export class Detail {
   private bar(ranking: Ranking, rank: number): HTMLElement {
     const [token, id] = [ranking.tokens[rank]!, ranking.ids[rank]!];
     const prob = ranking.probs[rank]!;
-    const width = `width: ${(100 * Math.min(1, Math.max(0, prob))).toFixed(2)}%`;
+    const width = `width: ${percent(prob)}`;
     const title = `${visible(token)} (id ${id}), probability ${prob}`;
     const name = h(
       'button',

@@ -1,4 +1,5 @@
 import { clamp, h, uniqueId } from '../../shared/dom';
+import { moved } from '../../shared/moves';
 import { swatch } from '../../shared/palette';
 import { probability, visible } from '../../shared/tokens';
 import type { LensData } from './data';
@@ -131,12 +132,7 @@ export class Grid {
       cell.toggleAttribute('data-active', same(here, this.active));
       cell.setAttribute('aria-selected', String(same(here, this.selected)));
     }
-    for (const label of this.sheet.querySelectorAll<HTMLElement>('[data-layer-label]')) {
-      label.toggleAttribute('data-on', Number(label.dataset.layerLabel) === shown?.[0]);
-    }
-    for (const label of this.sheet.querySelectorAll<HTMLElement>('[data-position-label]')) {
-      label.toggleAttribute('data-on', Number(label.dataset.positionLabel) === shown?.[1]);
-    }
+    this.link(shown ? [shown[0]] : [], shown ? [shown[1]] : []);
     this.node.setAttribute('aria-activedescendant', this.cellId(this.active));
   }
 
@@ -212,7 +208,8 @@ export class Grid {
   }
 
   private onKey(event: KeyboardEvent): void {
-    const next = this.moved(event);
+    const { nLayers: rows, nPositions: columns } = this.data;
+    const next = moved(event, this.active, { rows, columns });
     if (next) {
       this.active = this.data.clamp(next);
       this.reveal();
@@ -225,25 +222,6 @@ export class Grid {
     // or JupyterLab moves its own cursor from cell to cell
     event.preventDefault();
     event.stopPropagation();
-  }
-
-  private moved({ key, ctrlKey, metaKey, altKey }: KeyboardEvent): Place | null {
-    if (metaKey || altKey) {
-      return null;
-    }
-    const [layer, position] = this.active;
-    const [top, end] = [this.data.nLayers - 1, this.data.nPositions - 1];
-    const moves: Record<string, Place> = {
-      ArrowUp: [layer + 1, position],
-      ArrowDown: [layer - 1, position],
-      ArrowLeft: [layer, position - 1],
-      ArrowRight: [layer, position + 1],
-      Home: [ctrlKey ? top : layer, 0],
-      End: [ctrlKey ? 0 : layer, end],
-      PageUp: [top, position],
-      PageDown: [0, position]
-    };
-    return moves[key] ?? null;
   }
 
   /** Scroll the active cell into the part between the row labels and the token labels. */

@@ -4,10 +4,14 @@ import { Choice } from '../../shared/controls';
 import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
 import { heatmapSvg } from '../../shared/heatmapsvg';
+import { Legend } from '../../shared/legend';
 import { Lines } from '../../shared/lines';
 import type { Host, View } from '../../shared/mount';
-import { gradient, series, swatch } from '../../shared/palette';
+import { series, swatch } from '../../shared/palette';
+import { floats } from '../../shared/payload';
 import { Prompts } from '../../shared/prompts';
+import { BESIDE } from '../../shared/style';
+import type { Value } from '../../shared/table';
 import { number, probability, visible } from '../../shared/tokens';
 import { LensData } from './data';
 import { Detail } from './detail';
@@ -15,8 +19,6 @@ import { Grid, same } from './grid';
 import { STYLE } from './style';
 import { lensTable } from './table';
 import type { AskCell, LensHeader, Pin, Place, State, Statistic } from './types';
-
-const BESIDE = 264 + 26; // the ranking and the space before it, as in shared/style.ts
 
 const MEANING: Record<Statistic, string> = {
   top: 'probability of the top token',
@@ -39,12 +41,8 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   private readonly statistic: Choice<Statistic>;
   private readonly prompts: Prompts;
   private readonly check = h('span', { class: 'nbsight-lens-check' });
-  private readonly scale = h(
-    'span',
-    { class: 'nbsight-scale', 'aria-hidden': 'true' },
-    h('i', { hidden: true })
-  );
-  private readonly legend = h('div', { class: 'nbsight-legend' });
+  private readonly tick = h('i', { hidden: true });
+  private readonly legend = new Legend(false, this.tick);
   private readonly pins = h('div', { class: 'nbsight-lens-pins', 'aria-label': 'Followed tokens' });
   private readonly plane: HTMLElement;
   private data: LensData;
@@ -84,26 +82,24 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
         h('span', {}, 'top next token, as each layer would predict it')
       ),
       this.grid.node,
-      this.legend
+      this.legend.node
     );
     this.frame = new Frame(parent, this, host.ask);
     this.plane.append(this.frame.readout, this.pins, this.lines.node);
     this.following = host.ask
       ? new LastAsked(host.ask, (stage, error) => this.frame.stage(stage, error, () => void this.follow()))
       : null;
-    this.prompts = new Prompts(host.ask, ['prompt'], {
-      ghost: on => this.frame.node.toggleAttribute('data-ghost', on),
-      failed: (error, retry) => this.frame.stage(error ? 'failed' : 'idle', error ?? undefined, retry)
-    });
+    this.prompts = new Prompts(host.ask, ['prompt'], this.frame);
     this.link = new Link({ model: header.model, tokens: header.tokens }, linked => {
       this.grid.link(linked?.layer == null ? [] : [linked.layer], linked?.positions ?? []);
       this.lines.mark(linked?.layer ?? null);
     });
-    this.frame.node.prepend(h('style', {}, STYLE));
-    this.frame.controls.hidden = false;
-    this.frame.controls.append(this.statistic.node, ...(host.ask ? [this.prompts.button] : []), this.check);
+    this.frame.lay(
+      STYLE,
+      [this.statistic.node, ...(host.ask ? [this.prompts.button] : []), this.check],
+      [this.plane, this.detail.node]
+    );
     this.frame.controls.after(this.prompts.node);
-    this.frame.body.append(this.plane, this.detail.node);
     this.describe();
     this.frame.start();
     void this.follow();
@@ -173,9 +169,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     }
     return async ([layer, position], topK, signal) => {
       const { result, buffers } = await ask<Cell>('cell', { layer, position, top_k: topK }, { signal });
-      const bytes = buffers[0]!;
-      const probs = result.tokens.map((_, rank) => bytes.getFloat32(4 * rank, true));
-      return { tokens: result.tokens, ids: result.ids, probs };
+      return { tokens: result.tokens, ids: result.ids, probs: floats(buffers[0]!) };
     };
   }
 
@@ -264,20 +258,15 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
           : `✗ last row differs from the model’s output by ${number(header.check, 2)}`;
     this.most = this.data.most(this.state.statistic, last);
     this.grid.recolour(this.frame.dark);
-    this.drawLegend();
+    this.legend.show(this.ends(), this.meaning(), this.frame.dark);
     this.drawPins();
   }
 
-  private drawLegend(): void {
+  /** What the ends of the colours stand for. */
+  private ends(): [low: string, high: string] {
     const { statistic } = this.state;
     const isShare = statistic === 'top' || statistic === 'probability';
-    this.scale.style.background = gradient(this.frame.dark);
-    this.legend.replaceChildren(
-      isShare ? '0' : number(this.most, 2),
-      this.scale,
-      isShare ? '1' : '0',
-      h('span', {}, this.meaning())
-    );
+    return isShare ? ['0', '1'] : [number(this.most, 2), '0'];
   }
 
   private linesSpec() {
@@ -334,13 +323,12 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     this.grid.mark(place);
     this.link.say(place ? { layer: place[0], position: place[1] } : {});
     const shown = place ?? this.selection;
-    const tick = this.scale.firstElementChild as HTMLElement;
-    tick.hidden = !shown || !Number.isFinite(this.value(shown));
+    this.tick.hidden = !shown || !Number.isFinite(this.value(shown));
     if (!shown) {
       this.frame.say();
       return;
     }
-    tick.style.left = `calc(${(100 * this.depth(shown)).toFixed(1)}% - 1px)`;
+    this.tick.style.left = `calc(${(100 * this.depth(shown)).toFixed(1)}% - 1px)`;
     const [layer, position] = shown;
     const where = `Layer ${this.data.header.layers[layer]}, position ${position}: after `;
     const [read, next] = [visible(this.data.header.tokens[position]!), visible(this.data.token(shown))];
@@ -359,10 +347,8 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     return this.data.code(this.selection, this.state);
   }
 
-  rows(): (string | number | null)[][] {
-    const rows: (string | number | null)[][] = [
-      ['layer', 'position', 'token', 'rank', 'id', 'prediction', 'probability']
-    ];
+  rows(): Value[][] {
+    const rows: Value[][] = [['layer', 'position', 'token', 'rank', 'id', 'prediction', 'probability']];
     for (let layer = this.data.nLayers - 1; layer >= 0; layer--) {
       for (let position = 0; position < this.data.nPositions; position++) {
         const kept = this.data.kept([layer, position]);
@@ -388,7 +374,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   }
 
   picture(): string {
-    const isShare = this.state.statistic === 'top' || this.state.statistic === 'probability';
+    const [low, high] = this.ends();
     const tokens = this.data.header.tokens.map(visible);
     return heatmapSvg(
       {
@@ -404,8 +390,8 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
       {
         title: `Logit lens${this.data.header.model ? ` · ${this.data.header.model}` : ''}`,
         scale: {
-          low: isShare ? '0' : number(this.most, 2),
-          high: isShare ? '1' : '0',
+          low,
+          high,
           meaning: this.meaning(),
           signed: false
         }
@@ -414,7 +400,6 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   }
 
   recolour(dark: boolean): void {
-    this.grid.recolour(dark);
     this.lines.recolour(dark);
     this.describe();
   }

@@ -1,7 +1,9 @@
+import { percent } from '../../shared/bars';
 import { h } from '../../shared/dom';
 import { series } from '../../shared/palette';
+import { SITES } from '../../shared/sites';
 import { number, visible } from '../../shared/tokens';
-import { MEANING, type NormsData } from './data';
+import type { NormsData } from './data';
 import type { Place, State } from './types';
 
 const CHANNELS = 5;
@@ -25,14 +27,13 @@ export class Beside {
         {
           type: 'button',
           'aria-pressed': data.component(state) === name,
-          title: `${MEANING[name] ?? name}: put it on the map`
+          title: `${SITES[name] ?? name}: put it on the map`
         },
         h('i', { style: `border-top: 3px ${dashes ? 'dashed' : 'solid'} ${colour}`, 'aria-hidden': 'true' }),
         name
       );
       button.addEventListener('click', () => this.choose(name));
-      const share = Math.max(0, values[i]! / most);
-      const width = `width: ${(100 * Math.min(1, share)).toFixed(2)}%; background: ${colour}`;
+      const width = `width: ${percent(values[i]! / most)}; background: ${colour}`;
       return h(
         'li',
         {},

@@ -1,17 +1,10 @@
 import { median, quantileSorted } from 'd3-array';
 import { fill } from '../../shared/code';
+import { clamp } from '../../shared/dom';
 import { decode } from '../../shared/payload';
 import type { NormsHeader, Place, State } from './types';
 
 const OUTLIERS = 0.02; // the share of values at each end that may leave the scale
-
-export const MEANING: Record<string, string> = {
-  resid_pre: 'stream before the block',
-  attn_out: 'what attention adds',
-  resid_mid: 'stream between attention and MLP',
-  mlp_out: 'what the MLP adds',
-  resid_post: 'stream after the block'
-};
 
 /** Norms as the view reads them: no wire, no buffers. */
 export class NormsData {
@@ -115,8 +108,7 @@ export class NormsData {
   }
 
   clamp([layer, position]: Place): Place {
-    const inside = (value: number, size: number) => Math.min(size - 1, Math.max(0, value));
-    return [inside(layer, this.nLayers), inside(position, this.nPositions)];
+    return [clamp(layer, 0, this.nLayers - 1), clamp(position, 0, this.nPositions - 1)];
   }
 
   code(place: Place | null, state: State): string {

@@ -2,19 +2,21 @@ import { Link } from '../../shared/bus';
 import { Switch, Toggle } from '../../shared/controls';
 import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
-import { type Cell, Heatmap, type HeatmapSpec } from '../../shared/heatmap';
+import { type Cell, Heatmap, type HeatmapSpec, tokenLabel } from '../../shared/heatmap';
 import { heatmapSvg } from '../../shared/heatmapsvg';
+import { Legend } from '../../shared/legend';
 import { type Line, Lines, type LinesSpec } from '../../shared/lines';
 import type { Host, View } from '../../shared/mount';
-import { gradient, inks, series, swatch } from '../../shared/palette';
-import { dataTable } from '../../shared/table';
+import { inks, series, swatch } from '../../shared/palette';
+import { SITES } from '../../shared/sites';
+import { BESIDE } from '../../shared/style';
+import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Beside } from './beside';
-import { MEANING, NormsData } from './data';
+import { NormsData } from './data';
 import { STYLE } from './style';
 import type { NormsHeader, Place, State, What } from './types';
 
-const BESIDE = 264 + 26;
 const PALE = 60; // tokens whose lines are drawn; more are a grey cloud
 
 const TITLES: Record<What, string> = {
@@ -34,8 +36,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   private readonly link: Link;
   private readonly what: Switch<What>;
   private readonly toggles: Record<'log' | 'first' | 'robust', Toggle>;
-  private readonly scale = h('span', { class: 'nbsight-scale', 'aria-hidden': 'true' });
-  private readonly legend = h('div', { class: 'nbsight-legend' });
+  private readonly legend = new Legend(false);
   private readonly caption = h('h4', { class: 'nbsight-norms-caption' });
   private data: NormsData;
   private selection: Place | null = null;
@@ -86,20 +87,11 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
       );
       this.lines.mark(linked?.layer ?? null);
     });
-    this.frame.node.prepend(h('style', {}, STYLE));
-    this.frame.controls.hidden = false;
-    this.frame.controls.append(this.what.node, ...Object.values(this.toggles).map(toggle => toggle.node));
-    this.frame.body.append(
-      h(
-        'div',
-        { class: 'nbsight-plane' },
-        this.lines.node,
-        this.caption,
-        this.map.node,
-        this.legend,
-        this.frame.readout
-      ),
-      this.beside.node
+    const plane = [this.lines.node, this.caption, this.map.node, this.legend.node, this.frame.readout];
+    this.frame.lay(
+      STYLE,
+      [this.what.node, ...Object.values(this.toggles).map(toggle => toggle.node)],
+      [h('div', { class: 'nbsight-plane' }, ...plane), this.beside.node]
     );
     this.show();
     this.frame.start();
@@ -159,7 +151,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
     const component = this.data.component(this.state);
     this.caption.replaceChildren(
       h('strong', {}, component),
-      ` ${MEANING[component] ?? ''}, ${TITLES[this.state.what]} at every token`
+      ` ${SITES[component] ?? ''}, ${TITLES[this.state.what]} at every token`
     );
     this.map.show(this.mapSpec());
     this.map.select(this.selection && this.toCell(this.selection));
@@ -172,6 +164,13 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   /** How many positions at the start are not on show. */
   private offset(): number {
     return this.data.positions(this.state)[0] ?? 0;
+  }
+
+  /** The positions whose lines are drawn. */
+  private drawn(): number[] {
+    const positions = this.data.positions(this.state);
+    const step = Math.max(1, Math.ceil(positions.length / PALE));
+    return positions.filter((_, i) => i % step === 0);
   }
 
   private toCell([layer, position]: Place): Cell {
@@ -202,16 +201,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
       hatched: (row, column) => !Number.isFinite(value(row, column)),
       foot: {
         height: 40,
-        make: column => {
-          const position = positions[column]!;
-          const token = visible(data.header.tokens[position]!);
-          return h(
-            'div',
-            { class: 'nbsight-heat-token', title: token },
-            token,
-            h('small', {}, String(position))
-          );
-        }
+        make: column => tokenLabel(data.header.tokens[positions[column]!]!, positions[column]!)
       },
       column: [52, 84],
       row: data.nLayers > 24 ? 14 : 20
@@ -222,13 +212,8 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
     const { data, state } = this;
     const dark = this.frame?.dark ?? false;
     const component = data.component(state);
-    const positions = data.positions(state);
     const colour = (name: string) => series(data.header.components.indexOf(name), dark);
-    const shown =
-      positions.length > PALE
-        ? positions.filter((_, i) => i % Math.ceil(positions.length / PALE) === 0)
-        : positions;
-    const pale = shown.map<Line>(position => ({
+    const pale = this.drawn().map<Line>(position => ({
       name: visible(data.header.tokens[position]!),
       values: data.course(state, component, position),
       colour: colour(component).colour,
@@ -265,15 +250,10 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
 
   private drawLegend(): void {
     const [low, high] = this.data.limits(this.state);
-    this.scale.style.background = gradient(this.frame.dark);
     const note = this.state.robust ? ', outliers beyond' : '';
     const log = this.state.log && this.state.what !== 'cosine' ? ', scale of powers' : '';
-    this.legend.replaceChildren(
-      number(low, 2),
-      this.scale,
-      number(high, 2),
-      h('span', {}, `${TITLES[this.state.what]}${log}${note} · lines: medians, pale: each token`)
-    );
+    const meaning = `${TITLES[this.state.what]}${log}${note} · lines: medians, pale: each token`;
+    this.legend.show([number(low, 2), number(high, 2)], meaning, this.frame.dark);
   }
 
   private say([layer, position]: Place): string {
@@ -320,9 +300,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   private chooseLine(line: number, layer: number): void {
     const position = this.positionOf(line);
     if (position === null) {
-      const names = this.data.components(this.state);
-      const count = this.linesSpec().lines.filter(each => each.strength === 'pale').length;
-      const component = names[line - count];
+      const component = this.data.components(this.state)[line - this.drawn().length];
       if (component) {
         this.set({ component });
       }
@@ -333,11 +311,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
 
   /** Which token a line is of; none for the medians. */
   private positionOf(line: number | null): number | null {
-    const positions = this.data.positions(this.state);
-    const step = Math.max(1, Math.ceil(positions.length / PALE));
-    const place = line === null ? undefined : positions[line * step];
-    const count = Math.ceil(positions.length / step);
-    return line !== null && line < count && place !== undefined ? place : null;
+    return line === null ? null : (this.drawn()[line] ?? null);
   }
 
   private choose([layer, column]: Cell): void {
@@ -351,9 +325,9 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
     return this.data.code(this.selection, { ...this.state, component: this.data.component(this.state) });
   }
 
-  rows(): (string | number | null)[][] {
+  rows(): Value[][] {
     const { components, layers, tokens } = this.data.header;
-    const rows: (string | number | null)[][] = [['layer', 'position', 'token', ...components, 'cosine']];
+    const rows: Value[][] = [['layer', 'position', 'token', ...components, 'cosine']];
     const [norm, cosine] = [
       { ...this.state, what: 'norm' as const },
       { ...this.state, what: 'cosine' as const }
@@ -374,14 +348,10 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) => (i === 2 ? visible(String(value)) : i > 2 ? number(value as number) : value))
+    const title = 'L2 norms and the cosine between the stream before and after, last layer first.';
+    return dataTable(title, this.rows(), (value, i) =>
+      i === 2 ? visible(String(value)) : i > 2 ? number(value as number) : value
     );
-    return dataTable('L2 norms and the cosine between the stream before and after, last layer first.', [
-      head!,
-      ...shown
-    ]);
   }
 
   picture(): string {

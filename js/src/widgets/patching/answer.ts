@@ -1,5 +1,5 @@
 import { Bars, type Tops } from '../../shared/bars';
-import { h } from '../../shared/dom';
+import { clamp, h } from '../../shared/dom';
 import { number } from '../../shared/tokens';
 import type { Patched } from './types';
 
@@ -35,7 +35,7 @@ export class Answer {
       if (value === null || clean === null || corrupted === null || clean === corrupted) {
         return null;
       }
-      return Math.min(1.12, Math.max(-0.12, (value - corrupted) / (clean - corrupted)));
+      return clamp((value - corrupted) / (clean - corrupted), -0.12, 1.12);
     };
     const place = at(patched?.value ?? null);
     const left = (share: number) => `left: ${(100 * (share + 0.12)) / 1.24}%`;

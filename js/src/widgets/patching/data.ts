@@ -1,5 +1,5 @@
 import { fill } from '../../shared/code';
-import { decode } from '../../shared/payload';
+import { decode, floats } from '../../shared/payload';
 import type { Direction, PatchingHeader, Place, Run, State, SweepPart } from './types';
 
 interface Known {
@@ -9,15 +9,6 @@ interface Known {
   complete: boolean;
   notes: string[];
 }
-
-export const SITES: Record<string, string> = {
-  resid_pre: 'stream before the block',
-  z: 'heads, before the output matrix',
-  attn_out: 'what attention adds',
-  resid_mid: 'stream between attention and MLP',
-  mlp_out: 'what the MLP adds',
-  resid_post: 'stream after the block'
-};
 
 export const METRICS: Record<string, string> = {
   logit_difference: 'logit difference',
@@ -60,10 +51,14 @@ export class PatchingData {
 
   /** Keep what a running sweep has told. */
   learn(part: SweepPart, bytes: DataView): void {
-    const count = bytes.byteLength / 4;
-    const values = Float32Array.from({ length: count }, (_, i) => bytes.getFloat32(4 * i, true));
     const { base, donor } = part;
-    this.tables.set(part.key, { values, base, donor, complete: part.done === part.runs, notes: [] });
+    this.tables.set(part.key, {
+      values: floats(bytes),
+      base,
+      donor,
+      complete: part.done === part.runs,
+      notes: []
+    });
   }
 
   known(state: State): Known | undefined {

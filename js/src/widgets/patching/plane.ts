@@ -1,7 +1,7 @@
 import { h } from '../../shared/dom';
 import { type Cell, Heatmap, type HeatmapSpec } from '../../shared/heatmap';
 import { signed } from '../../shared/palette';
-import { drawn, sheet, tag } from '../../shared/svg';
+import { Overlay, tag } from '../../shared/svg';
 import { number, visible } from '../../shared/tokens';
 import { ends, type PatchingData } from './data';
 import type { Patch, Run, State } from './types';
@@ -21,7 +21,7 @@ export interface PlaneEvents {
 export class Plane {
   readonly map: Heatmap;
   private held: { source: number; x: number; y: number; moved: boolean } | null = null;
-  private readonly over = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+  private readonly over = new Overlay('nbsight-patching-over');
   private arrow = '';
 
   constructor(
@@ -34,9 +34,7 @@ export class Plane {
       point: (cell, keyboard) => this.events.point(cell, keyboard),
       choose: (cell, event) => this.events.patch(cell, event.shiftKey)
     });
-    this.over.classList.add('nbsight-patching-over');
-    this.over.setAttribute('aria-hidden', 'true');
-    this.map.overlay(this.over);
+    this.map.overlay(this.over.node);
     this.map.node.addEventListener('pointerdown', event => this.grab(event));
     this.map.node.addEventListener('keydown', event => this.onChipKey(event), true);
   }
@@ -270,8 +268,7 @@ export class Plane {
     const patches = this.state.patches.filter(patch => patch.target < this.data.nColumns);
     const cone = this.state.cone ? patches.map(patch => this.cone(patch)).join('') : '';
     const paths = patches.map(patch => this.path(patch.source, patch.layer, patch.target, false)).join('');
-    this.over.replaceChildren(drawn(sheet(1, 1, cone + paths + this.arrow)));
-    this.over.firstElementChild?.setAttribute('overflow', 'visible');
+    this.over.draw(cone + paths + this.arrow);
   }
 
   /** What a patch can reach: later layers at its own and later positions. */

@@ -1,4 +1,4 @@
-import { History } from '../../shared/controls';
+import { button, History } from '../../shared/controls';
 import { h } from '../../shared/dom';
 import { visible } from '../../shared/tokens';
 import type { PatchingData } from './data';
@@ -17,11 +17,6 @@ export class Stack {
     private readonly onChange: (patches: readonly Patch[]) => void
   ) {
     this.history = new History(first);
-    const button = (text: string, title: string, act: () => void) => {
-      const node = h('button', { type: 'button', title }, text);
-      node.addEventListener('click', act);
-      return node;
-    };
     this.buttons = {
       undo: button('Undo', 'Ctrl+Z', () => this.undo()),
       redo: button('Redo', 'Ctrl+Y', () => this.redo()),

@@ -8,9 +8,8 @@ export const STYLE = `
 .nbsight .nbsight-patching-chip { border-color: transparent; cursor: default; }
 .nbsight .nbsight-patching-chip[data-gives] { border-color: var(--nb-line); cursor: grab; }
 .nbsight .nbsight-patching-chip[data-differs] { background: color-mix(in srgb, var(--nb-second) 16%, transparent); border-bottom: 2px solid var(--nb-second); font-weight: 600; }
-.nbsight .nbsight-patching-chip[data-held], .nbsight .nbsight-patching-chip[data-over] { outline: 2px solid var(--nb-ring); outline-offset: -2px; }
+.nbsight .nbsight-patching-chip[data-held] { outline: 2px solid var(--nb-ring); outline-offset: -2px; }
 .nbsight-patching-chip > span { max-width: 100%; overflow: hidden; text-overflow: ellipsis; }
-.nbsight-patching svg.nbsight-patching-over { inset: 0; overflow: visible; pointer-events: none; position: absolute; z-index: 6; }
 .nbsight-patching-progress { accent-color: var(--nb-bar); height: 8px; width: 110px; }
 .nbsight-patching-track { background: var(--nb-hover); border-radius: 4px; height: 8px; margin: 8px 0 3px; position: relative; }
 .nbsight-patching-track i { position: absolute; transform: translateX(-50%); transition: left 220ms ease-out; }

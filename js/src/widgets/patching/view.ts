@@ -5,20 +5,20 @@ import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
 import type { Cell } from '../../shared/heatmap';
 import { heatmapSvg } from '../../shared/heatmapsvg';
+import { Legend } from '../../shared/legend';
 import type { Host, View } from '../../shared/mount';
-import { gradient } from '../../shared/palette';
 import { Prompts } from '../../shared/prompts';
-import { dataTable } from '../../shared/table';
+import { SITES } from '../../shared/sites';
+import { BESIDE } from '../../shared/style';
+import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Answer } from './answer';
-import { ends, METRICS, PatchingData, SITES } from './data';
+import { ends, METRICS, PatchingData } from './data';
 import { Plane } from './plane';
 import { Stack } from './stack';
 import { STYLE } from './style';
 import { Sweep } from './sweep';
 import type { Direction, Patch, Patched, PatchingHeader, Place, State } from './types';
-
-const BESIDE = 264 + 26;
 
 /** Two prompts, what each place carries, and single patches; plain data, no kernel. */
 export class PatchingView implements View<PatchingHeader, State, Place>, Framed {
@@ -36,8 +36,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   private readonly metric: Choice<string>;
   private readonly direction: Switch<Direction>;
   private readonly cone: Toggle;
-  private readonly scale = h('span', { class: 'nbsight-scale', 'aria-hidden': 'true' });
-  private readonly legend = h('div', { class: 'nbsight-legend' });
+  private readonly legend = new Legend(true);
   private readonly notes = h('div', {});
   private data: PatchingData;
   private selection: Place | null = null;
@@ -85,10 +84,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       part: (part, bytes) => this.learn(part, bytes),
       failed: (error, retry) => this.frame.stage('failed', error, retry)
     });
-    this.prompts = new Prompts(host.ask, ['clean', 'corrupted'], {
-      ghost: on => this.frame.node.toggleAttribute('data-ghost', on),
-      failed: (error, retry) => this.frame.stage(error ? 'failed' : 'idle', error ?? undefined, retry)
-    });
+    this.prompts = new Prompts(host.ask, ['clean', 'corrupted'], this.frame);
     this.link = new Link(this.about(), linked =>
       this.plane.map.link(linked?.layer == null ? [] : [linked.layer], linked?.positions ?? [])
     );
@@ -204,20 +200,18 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   // --- drawing -------------------------------------------------------------------------------------
 
   private lay(): void {
-    this.frame.node.prepend(h('style', {}, STYLE));
-    this.frame.controls.hidden = false;
-    this.frame.controls.append(
-      this.site.node,
-      this.direction.node,
-      this.metric.node,
-      this.cone.node,
-      ...(this.host.ask ? [this.prompts.button, this.sweep.node] : [])
+    const controls = [this.site.node, this.direction.node, this.metric.node, this.cone.node];
+    const asking = this.host.ask ? [this.prompts.button, this.sweep.node] : [];
+    const plane = [this.notes, this.plane.map.node, this.legend.node, this.frame.readout];
+    this.frame.lay(
+      STYLE,
+      [...controls, ...asking],
+      [
+        h('div', { class: 'nbsight-plane' }, ...plane),
+        h('aside', { class: 'nbsight-beside' }, this.answer.node, this.stack.node)
+      ]
     );
     this.frame.controls.after(this.prompts.node);
-    this.frame.body.append(
-      h('div', { class: 'nbsight-plane' }, this.notes, this.plane.map.node, this.legend, this.frame.readout),
-      h('aside', { class: 'nbsight-beside' }, this.answer.node, this.stack.node)
-    );
   }
 
   private show(): void {
@@ -254,16 +248,12 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   }
 
   private drawLegend(): void {
-    const limit = this.data.limit(this.state);
-    this.scale.style.background = gradient(this.frame.dark, true);
+    const limit = number(this.data.limit(this.state), 2);
     const known = this.data.known(this.state);
     const text = known
       ? `share of the way to the donor’s prediction${known.complete ? '' : '; stripes: not run yet'}`
       : 'not swept yet: click a cell for a single run, or run the sweep';
-    this.legend.replaceChildren(
-      ...(known ? [`−${number(limit, 2)}`, this.scale, number(limit, 2)] : []),
-      h('span', {}, text)
-    );
+    this.legend.show(known ? [`−${limit}`, limit] : null, text, this.frame.dark);
   }
 
   private drawAnswer(): void {
@@ -306,9 +296,9 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     return this.patched && this.state.patches.length ? this.patched.code : this.data.code(this.state);
   }
 
-  rows(): (string | number | null)[][] {
+  rows(): Value[][] {
     const { base } = ends(this.state.direction);
-    const table: (string | number | null)[][] = [['site', 'layer', 'position', 'token', 'value', 'share']];
+    const table: Value[][] = [['site', 'layer', 'position', 'token', 'value', 'share']];
     for (let layer = this.data.nLayers - 1; layer >= 0; layer--) {
       for (let position = 0; position < this.data.nColumns; position++) {
         const [value, share] = [
@@ -330,13 +320,9 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) =>
-        i === 3 ? visible(String(value)) : i > 3 && value !== null ? number(value as number) : value
-      )
+    return dataTable('What each patch gives, last layer first.', this.rows(), (value, i) =>
+      i === 3 ? visible(String(value)) : i > 3 && value !== null ? number(value as number) : value
     );
-    return dataTable('What each patch gives, last layer first.', [head!, ...shown]);
   }
 
   picture(): string {

@@ -1,6 +1,12 @@
 import { decode } from '../../shared/payload';
 import type { Place, StepperHeader } from './types';
 
+/** The positions with one more, or without it; in order. */
+export function toggled(positions: readonly number[], position: number): number[] {
+  const others = positions.filter(each => each !== position);
+  return others.length < positions.length ? others : [...others, position].sort((a, b) => a - b);
+}
+
 /** What was seen of a run so far: no wire, no buffers. */
 export class StepperData {
   readonly nBlocks: number;

@@ -1,7 +1,7 @@
 import { Bars } from '../../shared/bars';
 import { h } from '../../shared/dom';
 import { visible } from '../../shared/tokens';
-import type { StepperData } from './data';
+import { type StepperData, toggled } from './data';
 import type { State } from './types';
 
 /** Beside the map: where the run stands, a change to make there, what was done, and what the model says. */
@@ -66,12 +66,9 @@ export class Panel {
           { type: 'button', 'aria-pressed': String(isOn), title: `position ${position}` },
           visible(token)
         );
-        chip.addEventListener('click', () => {
-          const positions = isOn
-            ? state.positions.filter(each => each !== position)
-            : [...state.positions, position].sort((a, b) => a - b);
-          this.events.set({ positions });
-        });
+        chip.addEventListener('click', () =>
+          this.events.set({ positions: toggled(state.positions, position) })
+        );
         return chip;
       })
     );

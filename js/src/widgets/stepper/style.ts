@@ -10,5 +10,4 @@ export const STYLE = `
 .nbsight .nbsight-stepper-done { font-size: 12px; margin: 4px 0 14px; max-height: 120px; overflow: auto; padding-left: 20px; }
 .nbsight-stepper-done li { margin: 0; overflow-wrap: anywhere; }
 .nbsight-stepper-done .nbsight-stepper-none { color: var(--nb-muted); list-style: none; margin-left: -20px; }
-.nbsight-stepper svg.nbsight-stepper-here { inset: 0; overflow: visible; pointer-events: none; position: absolute; z-index: 6; }
 `;

@@ -1,20 +1,21 @@
 import { LastAsked } from '../../shared/ask';
 import { Link } from '../../shared/bus';
+import { button } from '../../shared/controls';
 import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
-import { type Cell, Heatmap, type HeatmapSpec } from '../../shared/heatmap';
+import { type Cell, Heatmap, type HeatmapSpec, tokenLabel } from '../../shared/heatmap';
 import { heatmapSvg } from '../../shared/heatmapsvg';
+import { Legend } from '../../shared/legend';
 import type { Host, View } from '../../shared/mount';
-import { gradient, swatch } from '../../shared/palette';
-import { drawn, sheet, tag } from '../../shared/svg';
-import { dataTable } from '../../shared/table';
+import { swatch } from '../../shared/palette';
+import { BESIDE } from '../../shared/style';
+import { Overlay, tag } from '../../shared/svg';
+import { dataTable, type Value } from '../../shared/table';
 import { number, probability, visible } from '../../shared/tokens';
-import { StepperData } from './data';
+import { StepperData, toggled } from './data';
 import { Panel } from './panel';
 import { STYLE } from './style';
 import type { Place, State, StepperHeader } from './types';
-
-const BESIDE = 264 + 26;
 
 /** A forward that waits: a lens that grows as the run goes on, and a value to change. Plain data, no kernel. */
 export class StepperView implements View<StepperHeader, State, Place>, Framed {
@@ -25,9 +26,8 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
   private readonly panel: Panel;
   private readonly link: Link;
   private readonly asked: LastAsked | null;
-  private readonly over = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-  private readonly scale = h('span', { class: 'nbsight-scale', 'aria-hidden': 'true' });
-  private readonly legend = h('div', { class: 'nbsight-legend' });
+  private readonly over = new Overlay('nbsight-stepper-here');
+  private readonly legend = new Legend(false);
   private readonly buttons: Record<'step' | 'into' | 'finish' | 'back' | 'anew', HTMLButtonElement>;
   private data: StepperData;
   private selection: Place | null = null;
@@ -45,15 +45,8 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
       point: (cell, keyboard) => this.point(cell, keyboard),
       choose: cell => this.choose(cell)
     });
-    this.over.classList.add('nbsight-stepper-here');
-    this.over.setAttribute('aria-hidden', 'true');
-    this.map.overlay(this.over);
+    this.map.overlay(this.over.node);
     this.panel = new Panel({ set: change => this.set(change), edit: () => this.edit() });
-    const button = (text: string, title: string, act: () => void) => {
-      const node = h('button', { type: 'button', title }, text);
-      node.addEventListener('click', act);
-      return node;
-    };
     this.buttons = {
       step: button('Step', 'To the end of the next block (key s)', () => this.ask('step')),
       into: button('Into', 'To the end of the next module, however small (key i)', () =>
@@ -75,12 +68,11 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
     this.link = new Link({ model: header.model, tokens: header.tokens }, linked =>
       this.map.link(linked?.layer == null ? [] : [linked.layer], linked?.positions ?? [])
     );
-    this.frame.node.prepend(h('style', {}, STYLE));
-    this.frame.controls.hidden = false;
-    this.frame.controls.append(h('span', { class: 'nbsight-group' }, ...Object.values(this.buttons)));
-    this.frame.body.append(
-      h('div', { class: 'nbsight-plane' }, this.map.node, this.legend, this.frame.readout),
-      this.panel.node
+    const plane = [this.map.node, this.legend.node, this.frame.readout];
+    this.frame.lay(
+      STYLE,
+      [h('span', { class: 'nbsight-group' }, ...Object.values(this.buttons))],
+      [h('div', { class: 'nbsight-plane' }, ...plane), this.panel.node]
     );
     this.show();
     this.frame.start();
@@ -137,9 +129,7 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
     if (block > this.data.block && !this.data.header.ended) {
       this.ask('until', { block });
     } else if (block === this.data.block) {
-      const has = this.state.positions.includes(position);
-      const others = this.state.positions.filter(each => each !== position);
-      this.set({ positions: has ? others : [...others, position].sort((a, b) => a - b) });
+      this.set({ positions: toggled(this.state.positions, position) });
     }
   }
 
@@ -158,13 +148,8 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
     this.map.show(this.spec());
     this.map.select(this.selection);
     this.panel.show(this.data, this.state, this.host.ask !== undefined);
-    this.scale.style.background = gradient(this.frame?.dark ?? false);
-    this.legend.replaceChildren(
-      '0',
-      this.scale,
-      '1',
-      h('span', {}, 'probability of what the run would say if it stopped there; stripes: passed unseen')
-    );
+    const meaning = 'probability of what the run would say if it stopped there; stripes: passed unseen';
+    this.legend.show(['0', '1'], meaning, this.frame.dark);
     this.drawHere();
     this.enable();
     this.frame.refresh();
@@ -181,7 +166,7 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
   private drawHere(): void {
     const { block, nBlocks, nPositions } = this.data;
     if (block < 0 || block >= nBlocks) {
-      this.over.replaceChildren();
+      this.over.clear();
       return;
     }
     const box = this.map.box([block, 0], [block, nPositions - 1]);
@@ -211,9 +196,7 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
           stroke: 'var(--nb-ring-gap)'
         });
       });
-    const picture = drawn(sheet(1, 1, frame + arrow + dots.join('')));
-    picture.setAttribute('overflow', 'visible');
-    this.over.replaceChildren(picture);
+    this.over.draw(frame + arrow + dots.join(''));
   }
 
   private spec(): HeatmapSpec {
@@ -235,15 +218,7 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
       hatched: (block, position) => block < data.block && !data.seen([block, position]),
       foot: {
         height: 42,
-        make: position => {
-          const token = visible(data.header.tokens[position]!);
-          return h(
-            'div',
-            { class: 'nbsight-heat-token', title: token },
-            token,
-            h('small', {}, String(position))
-          );
-        }
+        make: position => tokenLabel(data.header.tokens[position]!, position)
       },
       column: [64, 104]
     };
@@ -281,10 +256,8 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
     return this.data.header.code;
   }
 
-  rows(): (string | number | null)[][] {
-    const rows: (string | number | null)[][] = [
-      ['block', 'position', 'token', 'prediction', 'probability', 'norm']
-    ];
+  rows(): Value[][] {
+    const rows: Value[][] = [['block', 'position', 'token', 'prediction', 'probability', 'norm']];
     for (let block = 0; block < this.data.nBlocks; block++) {
       this.data.header.tokens.forEach((token, position) => {
         const place: Place = [block, position];
@@ -304,13 +277,9 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
   }
 
   table(): HTMLElement {
-    const [head, ...body] = this.rows();
-    const shown = body.map(row =>
-      row.map((value, i) =>
-        i === 2 || i === 3 ? visible(String(value)) : i > 3 ? number(value as number) : value
-      )
+    return dataTable('What was seen where the run stopped.', this.rows(), (value, i) =>
+      i === 2 || i === 3 ? visible(String(value)) : i > 3 ? number(value as number) : value
     );
-    return dataTable('What was seen where the run stopped.', [head!, ...shown]);
   }
 
   picture(): string {
@@ -322,7 +291,7 @@ export class StepperView implements View<StepperHeader, State, Place>, Framed {
 
   recolour(dark: boolean): void {
     this.map.recolour(dark);
-    this.scale.style.background = gradient(dark);
+    this.legend.recolour(dark);
   }
 
   fit(width: number, narrow: boolean): void {
