@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -106,13 +107,23 @@ class Loader:
         kwargs = {**self.options, **self.common, **self.attention}
         if self.given_config is not None:
             kwargs["config"] = self.given_config
-        if self.source.cached_only:
-            # Where peft is installed an adapter is looked for as well, on the hub and with long waits.
-            shared = {name: kwargs[name] for name in ("cache_dir", "local_files_only") if name in kwargs}
-            kwargs["adapter_kwargs"] = {**shared, **(kwargs.get("adapter_kwargs") or {})}
         small = self.source.is_local and _bytes_in(Path(self.source.path)) < SMALL
         with self._explained("weights"), quiet_progress() if small else nullcontext():
-            return self.kind.from_pretrained(self.source.path, **with_dtype(kwargs, self.dtype))
+            module = self.kind.from_pretrained(self._where(), **with_dtype(kwargs, self.dtype))
+        if self.source.cached_only:
+            module.name_or_path = module.config._name_or_path = self.source.path
+        return module
+
+    def _where(self) -> str:
+        """The name or folder to load the weights from.
+
+        Of a model that is only in the cache it is the cache's folder: where peft is installed, a name makes
+        transformers look for an adapter on the hub, with long waits.
+        """
+        if not self.source.cached_only:
+            return self.source.path
+        own = {name: self.common[name] for name in ("cache_dir", "revision") if name in self.common}
+        return snapshot_download(self.source.path, local_files_only=True, **own)
 
     def tokenizer(self, name: str | None = None, **kwargs: Any) -> tuple[Any, str | None]:
         """The tokenizer, or None and the reason why there is none.

@@ -254,6 +254,7 @@ def test_a_cached_model_is_used_when_the_hub_cannot_be_reached(cache, monkeypatc
     model = LanguageModel(NAME, cache_dir=cache)
     assert model.to_single_token(" Paris") > 0
     assert torch.equal(weight(model), weight(LanguageModel("nbsight/demo")))
+    assert model._model.name_or_path == model.config._name_or_path == NAME
     assert time.perf_counter() - start < 8
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert LanguageModel(NAME, cache_dir=cache).config.n_layer == 12
