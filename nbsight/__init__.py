@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbsight.analysis.ablation import AblationSweep, ablation
     from nbsight.analysis.component_lens import component_lens
+    from nbsight.analysis.direct import direct_attribution
     from nbsight.analysis.lens import logit_lens
     from nbsight.analysis.metrics import kl_divergence, log_probability, logit_difference, probability
     from nbsight.analysis.norms import stream_norms
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from nbsight.results.attention import AttentionDifference
     from nbsight.results.base import load_result
     from nbsight.results.component_lens import ComponentLens
+    from nbsight.results.direct import DirectAttribution
     from nbsight.results.lens import Lens
     from nbsight.results.norms import Norms
     from nbsight.results.patching import Patching
@@ -73,6 +75,7 @@ __all__ = [
     "AttentionDifference",
     "ComponentLens",
     "DiffusionModel",
+    "DirectAttribution",
     "EditWarning",
     "Envoy",
     "InspectorWidget",
@@ -109,6 +112,7 @@ __all__ = [
     "backward",
     "component_lens",
     "connect",
+    "direct_attribution",
     "jobs",
     "kl_divergence",
     "load_ipython_extension",
@@ -134,6 +138,7 @@ _HOMES = {
     "Alignment": "nbsight.results.alignment:Alignment",
     "AttentionDifference": "nbsight.results.attention:AttentionDifference",
     "ComponentLens": "nbsight.results.component_lens:ComponentLens",
+    "DirectAttribution": "nbsight.results.direct:DirectAttribution",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "EditWarning": "nbsight.errors:EditWarning",
     "Envoy": "nbsight.core.envoy:Envoy",
@@ -170,6 +175,7 @@ _HOMES = {
     "attention_difference": "nbsight.models.attention_difference:attention_difference",
     "backward": "nbsight.core.backward:backward",
     "component_lens": "nbsight.analysis.component_lens:component_lens",
+    "direct_attribution": "nbsight.analysis.direct:direct_attribution",
     "connect": "nbsight.remote.addresses:connect",
     "jobs": "nbsight.remote.attached:jobs",
     "kl_divergence": "nbsight.analysis.metrics:kl_divergence",

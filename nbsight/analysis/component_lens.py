@@ -7,27 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from nbsight.analysis.lens import one_row, token_ids, token_words
+from nbsight.analysis.parts import chosen_heads, chosen_positions, stream_values, values_by_head
 from nbsight.analysis.readout import Readout, read_layers
 from nbsight.analysis.unembedding import unembedding_of
-from nbsight.errors import InputError, PathError, UnknownArchitectureError
+from nbsight.errors import InputError, PathError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.component_lens import ONCE, ComponentLens
-from nbsight.results.tokens import TokenBatch
 
 __all__ = ["COMPONENTS", "component_lens"]
 
 #: In the order in which a model computes them; the first two once, the others in every block.
 COMPONENTS = ("embed", "pos_embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-
-#: How far the heads' sum may be from what attention adds, relative to its length.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-
-Values = dict[tuple[str, int], torch.Tensor]
 
 
 def component_lens(
@@ -69,17 +63,17 @@ def component_lens(
     if top_k < 1:
         raise InputError(f"top_k={top_k} keeps no tokens; write 1 or more.")
     ids = one_row(model, prompt)
-    names, chosen = _components(model, components), _heads(model, heads)
+    names, chosen = _components(model, components), chosen_heads(model, heads)
     where = list(range(ids.shape[1]))
     if positions is not None:
-        where = _positions(model, prompt, positions)
+        where = chosen_positions(model, prompt, positions)
     followed = token_ids(model, track)
     unembedding = unembedding_of(model, ids)
     read_too = [*names, *(name for name in ("z", "attn_out") if chosen and name not in names)]
-    values, final = _values(model, ids, read_too, where)
+    values, final = stream_values(model, ids, read_too, where)
     with torch.no_grad():
         for layer in range(model.std.n_layers) if chosen else ():
-            values |= _by_head(model, layer, values[("z", layer)], values[("attn_out", layer)], chosen)
+            values |= values_by_head(model, layer, values[("z", layer)], values[("attn_out", layer)], chosen)
         names += [f"head_{head}" for head in chosen]
         keys = [key for key in values if key[0] in names]
         stream = torch.stack([*(values[key].to(final.device) for key in keys), final])
@@ -99,12 +93,6 @@ def component_lens(
     )
 
 
-def _positions(model: LanguageModel, prompt: Any, positions: Any) -> list[int]:
-    tokens = model.tokens(prompt)
-    one = tokens[0] if isinstance(tokens, TokenBatch) else tokens
-    return list(dict.fromkeys(one.positions(positions)))
-
-
 def _components(model: LanguageModel, components: Sequence[str] | None) -> list[str]:
     asked = [components] if isinstance(components, str) else components
     found = []
@@ -118,62 +106,6 @@ def _components(model: LanguageModel, components: Sequence[str] | None) -> list[
                 raise
             continue
         found.append(name)
-    return found
-
-
-def _heads(model: LanguageModel, heads: bool | Sequence[int]) -> list[int]:
-    if heads is False:
-        return []
-    count = int(model.std.n_heads)
-    chosen = list(range(count)) if heads is True else list(dict.fromkeys(heads))
-    for head in chosen:
-        if not 0 <= head < count:
-            raise InputError(f"the model has {count} heads, 0 to {count - 1}; there is no {head}.")
-    return chosen
-
-
-def _values(
-    model: LanguageModel, ids: torch.Tensor, names: Sequence[str], where: list[int]
-) -> tuple[Values, torch.Tensor]:
-    """The components at some positions, (position, d_model), by name and layer; and the last stream."""
-    std, values = model.std, Values()
-    order = (*ONCE, "resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
-    last = std.n_layers - 1
-    with model.trace(ids, grad=False, use_cache=False):
-        for name in (name for name in ONCE if name in names):
-            values[name, 0] = std.get(name)[0, where].clone()
-        for layer in range(std.n_layers):
-            for name in order[2:]:
-                if name in names or (layer, name) == (last, "resid_post"):
-                    # Copies, because the model may write into the stream in place.
-                    values[name, layer] = std.get(name, layer)[0, where].clone()
-    return values, values["resid_post", last]
-
-
-def _by_head(
-    model: LanguageModel, layer: int, z: torch.Tensor, attn_out: torch.Tensor, heads: Sequence[int]
-) -> Values:
-    """What each head adds to the stream, (position, d_model); checked to add up to the whole."""
-    mix: nn.Module = model._model.get_submodule(model.std.place("z", layer).path)
-    factor = model.std.place("attn_out", layer).factor
-    bias = getattr(mix, "bias", None)
-    found, total = Values(), torch.zeros_like(attn_out)
-    for head in range(z.shape[1]):
-        alone = torch.zeros_like(z)
-        alone[:, head] = z[:, head]
-        added = mix(alone.flatten(1)[None])[0]
-        added = (added if bias is None else added - bias) * factor
-        total += added
-        if head in heads:
-            found[f"head_{head}", layer] = added
-    total = total if bias is None else total + bias * factor
-    error = float((total - attn_out).float().norm() / attn_out.float().norm().clamp_min(1e-12))
-    if error > _TOLERANCE.get(attn_out.dtype, 1e-4):
-        raise UnknownArchitectureError(
-            f"the heads of layer {layer} do not add up to what attention adds (they are {error:.0%} off): in "
-            f"{type(model._module).__name__} something, such as a norm, stands between the output matrix and "
-            "the stream, so a head has no part of its own. Read `attn_out`, or patch `z` by head."
-        )
     return found
 
 
