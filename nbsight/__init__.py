@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbsight.analysis.ablation import AblationSweep, ablation
+    from nbsight.analysis.attribution import attribution_patching
     from nbsight.analysis.component_lens import component_lens
     from nbsight.analysis.direct import direct_attribution
+    from nbsight.analysis.heads import head_scores
     from nbsight.analysis.lens import logit_lens
     from nbsight.analysis.metrics import kl_divergence, log_probability, logit_difference, probability
     from nbsight.analysis.norms import stream_norms
@@ -51,9 +53,11 @@ if TYPE_CHECKING:
     from nbsight.results.ablation import Ablation
     from nbsight.results.alignment import Alignment, align
     from nbsight.results.attention import AttentionDifference
+    from nbsight.results.attribution import AttributionCheck, AttributionPatching
     from nbsight.results.base import load_result
     from nbsight.results.component_lens import ComponentLens
     from nbsight.results.direct import DirectAttribution
+    from nbsight.results.heads import HeadScores
     from nbsight.results.lens import Lens
     from nbsight.results.norms import Norms
     from nbsight.results.patching import Patching
@@ -73,11 +77,14 @@ __all__ = [
     "AblationSweep",
     "Alignment",
     "AttentionDifference",
+    "AttributionCheck",
+    "AttributionPatching",
     "ComponentLens",
     "DiffusionModel",
     "DirectAttribution",
     "EditWarning",
     "Envoy",
+    "HeadScores",
     "InspectorWidget",
     "LanguageModel",
     "Lens",
@@ -109,10 +116,12 @@ __all__ = [
     "activation_patching",
     "align",
     "attention_difference",
+    "attribution_patching",
     "backward",
     "component_lens",
     "connect",
     "direct_attribution",
+    "head_scores",
     "jobs",
     "kl_divergence",
     "load_ipython_extension",
@@ -137,7 +146,10 @@ _HOMES = {
     "AblationSweep": "nbsight.analysis.ablation:AblationSweep",
     "Alignment": "nbsight.results.alignment:Alignment",
     "AttentionDifference": "nbsight.results.attention:AttentionDifference",
+    "AttributionCheck": "nbsight.results.attribution:AttributionCheck",
+    "AttributionPatching": "nbsight.results.attribution:AttributionPatching",
     "ComponentLens": "nbsight.results.component_lens:ComponentLens",
+    "HeadScores": "nbsight.results.heads:HeadScores",
     "DirectAttribution": "nbsight.results.direct:DirectAttribution",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
     "EditWarning": "nbsight.errors:EditWarning",
@@ -173,8 +185,10 @@ _HOMES = {
     "activation_patching": "nbsight.analysis.patching:activation_patching",
     "align": "nbsight.results.alignment:align",
     "attention_difference": "nbsight.models.attention_difference:attention_difference",
+    "attribution_patching": "nbsight.analysis.attribution:attribution_patching",
     "backward": "nbsight.core.backward:backward",
     "component_lens": "nbsight.analysis.component_lens:component_lens",
+    "head_scores": "nbsight.analysis.heads:head_scores",
     "direct_attribution": "nbsight.analysis.direct:direct_attribution",
     "connect": "nbsight.remote.addresses:connect",
     "jobs": "nbsight.remote.attached:jobs",

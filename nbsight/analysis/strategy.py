@@ -13,6 +13,7 @@ from torch import nn
 
 from nbsight.analysis.growing import SITES, Point, plain_run, run_points
 from nbsight.analysis.unembedding import last_blocks
+from nbsight.errors import PathError, UnknownArchitectureError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.limits import text_config
 
@@ -58,6 +59,14 @@ def ways_of(model: LanguageModel) -> Ways:
     return known[1]
 
 
+def _has_mlp_out(model: LanguageModel) -> bool:
+    try:
+        model.std.place("mlp_out", 0)
+    except (UnknownArchitectureError, PathError):
+        return False
+    return True
+
+
 def _try_ways(model: LanguageModel) -> Ways:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model._limits.vocabulary or 2, (1, 6), generator=generator)
@@ -67,6 +76,9 @@ def _try_ways(model: LanguageModel) -> Ways:
     points = [
         Point(layer, site, (start + i,)) for layer in layers for site in (SITES[0], SITES[-1]) for i in (0, 1)
     ]
+    # One inside, too: where rows and positions are one dimension (OPT) joining rows cannot be told apart.
+    points += [Point(count - 1, "mlp_out", (start,))] if _has_mlp_out(model) else []
+    points.sort(key=lambda point: point.joins)
 
     def half(layer: int, site: str, where: Any, current: torch.Tensor) -> torch.Tensor:
         return current / 2

@@ -23,13 +23,21 @@ def bundle_with(module: str, name: str) -> Callable[..., Any]:
     """A printer that shows a result as a widget, with the widget's copies."""
 
     def bundle(result: Any, include: Any = None, exclude: Any = None) -> Any:
+        if not _has_view(result):
+            return None
         return getattr(importlib.import_module(module), name)(result)._repr_mimebundle_()
 
     return bundle
 
 
-def no_html(result: Any) -> None:
+def no_html(result: Any) -> Any:
     """A result that a widget shows has the widget's copies, a picture and text."""
+    return None if _has_view(result) else result._repr_html_()
+
+
+def _has_view(result: Any) -> bool:
+    """Whether a widget is made for this very class: estimates of patches are no patches."""
+    return (type(result).__module__, type(result).__name__) in VIEWS
 
 
 def figure_bytes(figure: Any) -> bytes:

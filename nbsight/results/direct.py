@@ -162,7 +162,8 @@ class DirectAttribution(Result):
 
     def __repr__(self) -> str:
         rows = [f"  {name:<14}{value:+9.3f}" for name, value in self._steps(len(self.tokens) - 1, _SHOWN)]
-        return "\n".join([self._head, *rows, *(f"  {note}" for note in self._notes())])
+        header = f"  {'part':<14}{'logits':>9}"
+        return "\n".join([self._head, header, *rows, *(f"  {note}" for note in self._notes())])
 
     def _html(self) -> Sequence[str]:
         steps = self._steps(len(self.tokens) - 1, _SHOWN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class Patching(Result):
     """
 
     title = "activation patching"
+    _name: ClassVar[str] = "Patching"
 
     clean_prompts: Sequence[str]
     corrupted_prompts: Sequence[str]
@@ -81,6 +82,13 @@ class Patching(Result):
     def effect(self) -> Floats:
         """How far each patch moved the metric of the patched run, (pair, site, layer, position)."""
         return self.values - self._ends(self.values.ndim)[0]
+
+    @property
+    def head_effect(self) -> Floats | None:
+        """The same by head, (pair, layer, position, head)."""
+        if self.head_values is None:
+            return None
+        return np.asarray(self.head_values - self._ends(self.head_values.ndim)[0], np.float64)
 
     @property
     def recovered(self) -> Floats:
@@ -235,7 +243,7 @@ class Patching(Result):
     def __repr__(self) -> str:
         count = len(self.clean)
         lines = [
-            f"Patching ({self.direction}): {self.metric}"
+            f"{self._name} ({self.direction}): {self.metric}"
             + (f", {count} pairs of prompts" if count > 1 else "")
             + ("" if self.is_complete else ", not complete"),
             f"  clean     {_number(self.clean)}  {shorten(repr(self.clean_prompts[0]), 70)}",
