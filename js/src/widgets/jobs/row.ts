@@ -91,10 +91,10 @@ function said(job: JobRow, { isLive, silence }: Around): string {
   if (job.state === 'failed') {
     return ['failed', counted(job, english), duration(job.seconds)].filter(Boolean).join(' · ');
   }
-  const words = standing(job, english, isLive);
   if (!isLive && !isOver(job)) {
-    return `${words}, when this was saved`;
+    return `${standing({ ...job, left: null }, english)}, when this was saved`;
   }
+  const words = standing(job, english, true);
   const isQuiet = job.state === 'running' && silence > QUIET;
   return isQuiet ? `${words} · no news for ${duration(silence)}` : words;
 }

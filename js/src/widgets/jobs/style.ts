@@ -8,8 +8,8 @@ export const STYLE = `
 .nbsight-job:focus-visible { outline: 2px solid var(--nb-ring); outline-offset: -2px; }
 .nbsight-job-head { align-items: baseline; display: flex; flex-wrap: wrap; gap: 2px 8px; min-height: 22px; }
 .nbsight-job-head strong { font-weight: 600; overflow-wrap: anywhere; }
-.nbsight-job-dot { align-self: center; border: 2px solid var(--nb-muted); border-radius: 50%; flex: none; height: 9px; width: 9px; }
-.nbsight-job[data-state='running'] .nbsight-job-dot { animation: nbsight-turn 0.9s linear infinite; border-color: var(--nb-line); border-top-color: var(--nb-bar); height: 11px; width: 11px; }
+.nbsight-job-dot { align-self: center; border: 2px solid var(--nb-muted); border-radius: 50%; flex: none; height: 10px; margin-top: -2px; width: 10px; }
+.nbsight-job[data-state='running'] .nbsight-job-dot { animation: nbsight-turn 0.9s linear infinite; border-color: var(--nb-line); border-top-color: var(--nb-bar); }
 .nbsight-job[data-state='done'] .nbsight-job-dot { background: var(--nb-bar); border-color: var(--nb-bar); }
 .nbsight-job[data-state='stopped'] .nbsight-job-dot { border-radius: 1px; background: var(--nb-muted); }
 .nbsight-job[data-state='failed'] .nbsight-job-dot { background: var(--nb-error); border-color: var(--nb-error); border-radius: 1px; transform: rotate(45deg); }
@@ -31,6 +31,6 @@ export const STYLE = `
 .nbsight .nbsight-job-log { background: none; color: var(--nb-muted); font-family: var(--nb-mono); font-size: 11.5px; line-height: 1.45; margin: 6px 0 0; overflow: auto; padding: 0 0 0 17px; white-space: pre-wrap; }
 .nbsight .nbsight-job-log[data-open] { border: 1px solid var(--nb-line); border-radius: 4px; color: var(--nb-ink); max-height: 190px; padding: 6px 9px; }
 .nbsight-jobs-none { color: var(--nb-muted); padding: 8px; }
-.nbsight-jobs[data-single] .nbsight-readout { margin-left: 8px; min-height: 0; }
+.nbsight-jobs .nbsight-readout { margin-left: 8px; min-height: 0; }
 @media (prefers-reduced-motion: reduce) { .nbsight-job-bar[data-unknown] > i { opacity: 0.6; } }
 `;

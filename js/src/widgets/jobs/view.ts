@@ -12,6 +12,7 @@ import { STYLE } from './style';
 import type { JobsHeader, Place, State } from './types';
 
 const TICK = 5000;
+const AGAIN = 700;
 
 /** Work under way: bars, what was said, errors in place. Plain data, no kernel. */
 export class JobsView implements View<JobsHeader, State, Place>, Framed {
@@ -85,9 +86,17 @@ export class JobsView implements View<JobsHeader, State, Place>, Framed {
     }
   }
 
+  /**
+   * Ask until the kernel has heard it: in the first moments of a page JupyterLab may send a question to the loop that
+   * is busy with the very cell that is to be stopped, and a later one to another.
+   */
   private stop(job: string): void {
     this.frame.stage('idle');
-    void this.ask('cancel', job);
+    const isOpen = () => this.header.jobs.some(each => each.id === job && !isOver(each) && !each.stopping);
+    const again = window.setInterval(() => (isOpen() ? ask() : window.clearInterval(again)), AGAIN);
+    const ask = () => void this.ask('cancel', job).then(() => window.clearInterval(again));
+    this.asking.signal.addEventListener('abort', () => window.clearInterval(again));
+    ask();
   }
 
   private toggleLog(job: string): void {
