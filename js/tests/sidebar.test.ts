@@ -1,10 +1,10 @@
 import { beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Actions } from '../src/lab/sidebar/actions';
-import { keyed } from '../src/lab/sidebar/keyed';
 import { type Message, Mirror, type ModuleList, PROTOCOL, type State } from '../src/lab/sidebar/protocol';
 import type { KernelJobs } from '../src/lab/sidebar/sections';
 import { type Shown, SidebarView } from '../src/lab/sidebar/view';
-import { bytes, count, duration, english, progress } from '../src/lab/sidebar/words';
+import { bytes, count, duration, english, standing } from '../src/lab/sidebar/words';
+import { keyed } from '../src/shared/keyed';
 import fixture from './fixtures/sidebar.json';
 
 const first = fixture.state as unknown as Extract<Message, { op: 'state' }>;
@@ -76,13 +76,13 @@ describe('words', () => {
   });
   it('says how far a job is and when it will end', () => {
     const job = told[1]!.job;
-    expect(progress({ ...job, seconds: 3 }, english)).toBe('24 of 72 · 6.0 s left');
-    expect(progress({ ...job, note: 'stopping' }, english)).toBe('24 of 72 · stopping');
-    expect(progress({ ...job, state: 'failed', error: 'ValueError: no' }, english)).toContain(
+    expect(standing({ ...job, seconds: 3, left: 6 }, english)).toBe('24 of 72 · 6.0 s left');
+    expect(standing({ ...job, note: 'stopping' }, english)).toBe('24 of 72 · stopping');
+    expect(standing({ ...job, state: 'failed', error: 'ValueError: no' }, english)).toContain(
       'ValueError: no'
     );
-    expect(progress({ ...job, total: null, seconds: 0 }, english)).toBe('24');
-    expect(progress({ ...job, state: 'lost' }, english)).toContain('24 of 72');
+    expect(standing({ ...job, total: null, seconds: 0 }, english)).toBe('24');
+    expect(standing({ ...job, state: 'lost' }, english)).toContain('24 of 72');
   });
 });
 

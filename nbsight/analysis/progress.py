@@ -1,10 +1,11 @@
-"""How far a sweep has come: a bar with the time that is left, and a job for whoever lists them."""
+"""How far a sweep has come: shown under its cell, and a job for whoever lists them."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
+from nbsight.core.in_cell import InCell
 from nbsight.core.jobs import Job
 
 __all__ = ["Progress"]
@@ -13,12 +14,15 @@ __all__ = ["Progress"]
 class Progress:
     """A bar in the cell and a job for whoever lists them; a job that was told to stop is interrupted.
 
+    The bar is the jobs widget where the notebook extension is loaded, else tqdm's.
+
     Args:
         total: How many runs there are.
         what: What both are labelled with.
         progress: True shows the bar at once, False never; None leaves it to the time (it is shown when
             it takes longer than half a second) and to TQDM_DISABLE.
         model: The name of the model.
+        done: How many runs were done before.
 
     Attributes:
         bar: The bar, tqdm's.
@@ -26,14 +30,25 @@ class Progress:
         n: How many runs are done.
     """
 
-    def __init__(self, total: int, what: str, progress: bool | None, model: str = "") -> None:
+    def __init__(
+        self, total: int, what: str, progress: bool | None, model: str = "", *, done: int = 0
+    ) -> None:
         from tqdm.auto import tqdm
 
         # In a notebook tqdm itself does not look there.
         off = bool(os.environ.get("TQDM_DISABLE")) if progress is None else not progress
-        self.bar = tqdm(total=total, desc=what, delay=0 if progress else 0.5, leave=False, disable=off)
         self.job = Job(what, total=total, model=model)
-        self.n = 0
+        self.n = done
+        self._cell = None if off else InCell(self.job, at_once=bool(progress))
+        has_widget = self._cell is not None and self._cell.is_possible
+        self.bar = tqdm(
+            total=total,
+            desc=what,
+            delay=0 if progress else 0.5,
+            leave=False,
+            disable=off or has_widget,
+            initial=done,
+        )
 
     def update(self, count: int) -> None:
         """So many more runs are done.
@@ -44,12 +59,18 @@ class Progress:
         self.n += count
         self.bar.update(count)
         self.job.advance(to=self.n)
+        if self._cell is not None:
+            self._cell.look()
         self.job.check()
 
     def __enter__(self) -> Progress:
-        self.job.start()
+        self.job.start(self.n)
+        if self._cell is not None:
+            self._cell.look()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.bar.close()
         self.job.__exit__(*error)
+        if self._cell is not None:
+            self._cell.close()

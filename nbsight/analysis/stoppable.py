@@ -66,10 +66,9 @@ class Stoppable(ABC, Generic[R]):
         Raises:
             InputError: a metric that gives no number for some run. Its `result` is what was done before.
         """
-        bar = Progress(len(self), self.what, progress, name_of(self.model))
+        bar = Progress(len(self), self.what, progress, name_of(self.model), done=self.done)
         try:
             with bar:
-                bar.update(self.done)
                 for _ in self._batches():
                     bar.update(self.done - bar.n)
                     if on_batch is not None:
@@ -83,7 +82,9 @@ class Stoppable(ABC, Generic[R]):
                 raise self._with_result(error) from error.__cause__
             self._say(f"memory ran out ({(str(error) or type(error).__name__).splitlines()[0]})")
             let_go()
-        return self.result()
+        result = self.result()
+        bar.job.keep(result)
+        return result
 
     def _say(self, why: str) -> None:
         level, frame = 1, sys._getframe()

@@ -22,10 +22,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Job", "jobs", "listeners"]
+__all__ = ["Job", "find", "jobs", "listeners"]
 
 KEPT = 50  # jobs that are over and still listed
 LOG_LINES = 1000
+WINDOW = 30.0  # seconds over which the rate is taken, so that it follows work that becomes slower
 
 #: Called with a job when anything about it has changed, on the thread that changed it.
 listeners: list[Callable[[Job], None]] = []
@@ -49,6 +50,8 @@ class Job:
     Attributes:
         state: "queued", "running", "done", "stopped" or "failed".
         done: How many steps are done.
+        place: Where it stands in a queue, 1 for the next; None where there is no queue.
+        eta: Seconds that are left, where somebody else has reckoned that.
         note: What it is at, in a few words.
         error: What went wrong, if it failed.
         began, ended: Times, in seconds since 1970.
@@ -73,6 +76,8 @@ class Job:
         self.is_detached = is_detached
         self.state = "queued"
         self.done = 0
+        self.place: int | None = None
+        self.eta: float | None = None
         self.note = ""
         self.error = ""
         self.began = time.time()
@@ -80,6 +85,7 @@ class Job:
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self._on_cancel = on_cancel
         self._stop = threading.Event()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=256)  # when so many steps were done
         self._result: Callable[[], Any] = lambda: None
         with _lock:
             _jobs[self.id] = self
@@ -88,10 +94,29 @@ class Job:
 
     # -- who does the work ---------------------------------------------------------------------
 
-    def start(self) -> None:
-        """The work has begun."""
+    def wait(self, place: int | None = None, eta: float | None = None, note: str | None = None) -> None:
+        """It waits for its turn.
+
+        Args:
+            place: Where it stands in the queue, 1 for the next.
+            eta: Seconds until it is through, or nobody knows.
+            note: Why it waits, in a few words.
+        """
+        self.place, self.eta = place, eta
+        if note is not None:
+            self.note = note
+        self._tell()
+
+    def start(self, done: int = 0) -> None:
+        """The work has begun.
+
+        Args:
+            done: How many steps were done before, in work that is gone on with.
+        """
         if self.state == "queued":
-            self.state, self.began = "running", time.time()
+            self.state, self.began, self.done = "running", time.time(), done
+            self.place = self.eta = None
+            self._mark()
             self._tell()
 
     def advance(self, by: int = 1, *, to: int | None = None, note: str | None = None) -> None:
@@ -102,13 +127,13 @@ class Job:
             to: How many in all, instead.
             note: What it is at now.
         """
+        if self.state == "queued" and by:
+            self.start()
         self.done = self.done + by if to is None else to
         if note is not None:
             self.note = note
-        if self.state == "queued" and by:
-            self.start()
-        else:
-            self._tell()
+        self._mark()
+        self._tell()
 
     def say(self, line: str) -> None:
         """Add a line to the log."""
@@ -120,9 +145,19 @@ class Job:
         if self._stop.is_set():
             raise KeyboardInterrupt(f"{self.title} was stopped")
 
+    def keep(self, result: Any) -> None:
+        """What has come of it so far; referred to weakly where that can be."""
+        try:
+            self._result = weakref.ref(result)
+        except TypeError:  # numbers, text, lists
+            self._result = lambda: result
+        if self.is_over:
+            self._tell()
+
     def finish(self, result: Any = None) -> None:
-        """It is done. The result is referred to weakly where that can be."""
-        self._keep(result)
+        """It is done, and this came of it."""
+        if result is not None:
+            self.keep(result)
         self._end("done")
 
     def stopped(self) -> None:
@@ -171,6 +206,23 @@ class Job:
         """How long it has run."""
         return (self.ended or time.time()) - self.began
 
+    @property
+    def rate(self) -> float | None:
+        """Steps a second of late; None before anything is known of it."""
+        if len(self._marks) < 2 or self.is_over:
+            return None
+        (first, before), (last, now) = self._marks[0], self._marks[-1]
+        return (now - before) / (last - first) if last > first and now > before else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left, as it was told or by its own rate; None where nobody can know."""
+        if self.is_over:
+            return None
+        if self.eta is not None or self.total is None or not self.rate:
+            return self.eta
+        return max(0, self.total - self.done) / self.rate
+
     def cancel(self) -> None:
         """Tell it to stop; it does so after the step that it is at."""
         if self.is_over or self._stop.is_set():
@@ -185,15 +237,16 @@ class Job:
         count = "" if self.total is None else f" {self.done} of {self.total}"
         return f"{self.title}: {self.state}{count}, {self.seconds:.1f} s"
 
-    def _keep(self, result: Any) -> None:
-        try:
-            self._result = weakref.ref(result)
-        except TypeError:  # numbers, text, lists
-            self._result = lambda: result
+    def _mark(self) -> None:
+        now = time.monotonic()
+        self._marks.append((now, self.done))
+        while len(self._marks) > 2 and now - self._marks[1][0] > WINDOW:
+            self._marks.popleft()
 
     def _end(self, state: str) -> None:
         if not self.is_over:
             self.state, self.ended, self.note = state, time.time(), ""
+            self.place = self.eta = None
             self._tell()
 
     def _tell(self) -> None:
@@ -205,6 +258,20 @@ def jobs() -> list[Job]:
     """All that are running and the last that are over, oldest first."""
     with _lock:
         return list(_jobs.values())
+
+
+def find(key: Any) -> Job:
+    """The job with an id.
+
+    Raises:
+        LookupError: there is none, or it is long over and no longer listed.
+    """
+    with _lock:
+        job = _jobs.get(key) if isinstance(key, str) else None
+        if job is None:
+            known = ", ".join(_jobs) or "none"
+            raise LookupError(f"there is no job {key!r} in this kernel (any more); there are: {known}.")
+        return job
 
 
 def _forget_old() -> None:

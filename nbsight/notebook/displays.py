@@ -16,6 +16,7 @@ VIEWS = {
     ("nbsight.results.lens", "Lens"): ("nbsight.widgets.lens", "LensWidget"),
     ("nbsight.results.norms", "Norms"): ("nbsight.widgets.norms", "NormsWidget"),
     ("nbsight.results.patching", "Patching"): ("nbsight.widgets.patching", "PatchingWidget"),
+    ("nbsight.remote.attached", "Jobs"): ("nbsight.widgets.jobs", "JobsWidget"),
 }
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbsight.core import alive, capture, jobs
+from nbsight.core import alive, capture, in_cell, jobs
 from nbsight.models.provenance import version_of
 from nbsight.notebook.completion import envoy_matcher
 from nbsight.notebook.displays import Displays
 from nbsight.notebook.folding import Folding
 from nbsight.notebook.hover import described
+from nbsight.notebook.job_cell import present
 from nbsight.notebook.keys import Keys
 from nbsight.notebook.magics import NbsightMagics
 from nbsight.notebook.receipts import Receipts
 from nbsight.notebook.session import TARGET, Session
 from nbsight.notebook.timed import timed_cell_finder
+from nbsight.widgets.loops import let_through
 
 __all__ = ["Loaded", "load_ipython_extension", "unload_ipython_extension"]
 
@@ -90,13 +92,11 @@ class Loaded:
 
         # Made without a target it would open before anybody listens to it.
         comm = create_comm(target_name=TARGET, primary=False)
-        # ipykernel 7.4 sends a page's message to the loop that spoke last, which is busy with the very
-        # cell whose sweep is to be cancelled; any other loop is free.
-        if hasattr(comm, "_reply_subshell_for"):
-            comm._reply_subshell_for = lambda data, default: default
+        let_through(comm)
         self.session = Session(self._ip, self.keys, self.version, comm)
         comm.open(self.session.hello())
         jobs.listeners.append(self.session.note_job)
+        in_cell.presenters.append(present)
 
     def _after_cell(self, result: Any = None) -> None:
         """What is done when a cell is over; no failure here may become one of the cell's."""
@@ -116,6 +116,7 @@ class Loaded:
         ip = self._ip
         ip.events.unregister("post_run_cell", self._after_cell)
         if self.session is not None:
+            in_cell.presenters.remove(present)
             jobs.listeners.remove(self.session.note_job)
             self.session.close()
             self.session = None

@@ -113,14 +113,14 @@ class NbsightMagics(Magics):
     @line_magic
     def jobs(self, line: str) -> Any:
         """Sweeps and other work that takes a while; `%jobs cancel ID` stops one, `%jobs log ID` its log."""
-        from nbsight.core.jobs import jobs
+        from nbsight.core.jobs import find, jobs
 
         words = line.split()
         if len(words) == 2 and words[0] in ("cancel", "log"):
-            job = next((job for job in jobs() if job.id == words[1]), None)
-            if job is None:
-                known = ", ".join(job.id for job in jobs()) or "none"
-                raise InputError(f"there is no job {words[1]}; there are: {known}.")
+            try:
+                job = find(words[1])
+            except LookupError as error:
+                raise InputError(str(error)) from None
             if words[0] == "log":
                 print("\n".join(job.log) or "It said nothing.")
             else:
@@ -128,6 +128,10 @@ class NbsightMagics(Magics):
             return None
         if words:
             raise InputError("`%jobs` lists them; `%jobs cancel job-3` and `%jobs log job-3` are the others.")
+        if getattr(self.shell, "kernel", None) is not None:
+            from nbsight.widgets.jobs import JobsWidget
+
+            return JobsWidget()
         rows = [
             [
                 job.id,

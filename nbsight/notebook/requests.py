@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nbsight.core import jobs
 from nbsight.notebook import state
 from nbsight.notebook.memory import free_name, free_output, free_value
 from nbsight.notebook.names import users_names
@@ -186,21 +187,12 @@ def verify(session: Session, data: Data) -> str:
 
 def cancel_job(session: Session, data: Data) -> None:
     """Tell a job to stop."""
-    _job(data).cancel()
+    jobs.find(data.get("job")).cancel()
 
 
 def job_log(session: Session, data: Data) -> Data:
     """What a job has said."""
-    return {"lines": list(_job(data).log)}
-
-
-def _job(data: Data) -> Any:
-    from nbsight.core.jobs import jobs
-
-    found = next((job for job in jobs() if job.id == data.get("job")), None)
-    if found is None:
-        raise LookupError("this kernel has no such job any more.")
-    return found
+    return {"lines": list(jobs.find(data.get("job")).log)}
 
 
 def _there(session: Session, key: Any, gone: str) -> Any:

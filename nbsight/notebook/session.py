@@ -18,19 +18,18 @@ A page never sends code. Handlers may run on any thread and while a cell runs (`
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 from nbsight.core import jobs
+from nbsight.core.job_rows import Pace, job_row
 from nbsight.notebook import state
 from nbsight.notebook.keys import Keys
 from nbsight.notebook.requests import REQUESTS
 
-__all__ = ["PROTOCOL", "TARGET", "Session", "job_row"]
+__all__ = ["PROTOCOL", "TARGET", "Session"]
 
 TARGET = "nbsight.session"
 PROTOCOL = 1
-PULSE = 0.1  # seconds between two messages about one job
 
 
 class Session:
@@ -49,8 +48,7 @@ class Session:
         self._lock = threading.RLock()
         self._seq = 0
         self._sent: dict[str, Any] = {}
-        self._told: dict[str, float] = {}
-        self._later: dict[str, threading.Timer] = {}
+        self._pace = Pace(self._tell_job)
         self._is_open = True
         comm.on_msg(self._receive)
 
@@ -84,30 +82,13 @@ class Session:
 
     def note_job(self, job: jobs.Job) -> None:
         """Tell of a job, at once if it began or ended, else ten times a second at most."""
-        with self._lock:
-            if not self._is_open:
-                return
-            waited = time.monotonic() - self._told.get(job.id, 0.0)
-            if job.is_over or job.id not in self._told or waited >= PULSE:
-                timer = self._later.pop(job.id, None)
-                if timer is not None:
-                    timer.cancel()
-                self._told[job.id] = time.monotonic()
-                if job.is_over:
-                    self._told.pop(job.id)
-                self._send({"op": "job", "job": job_row(job)})
-            elif job.id not in self._later:
-                timer = threading.Timer(PULSE - waited, self._tell_later, (job,))
-                timer.daemon = True
-                self._later[job.id] = timer
-                timer.start()
+        if self._is_open:
+            self._pace.note(job)
 
-    def _tell_later(self, job: jobs.Job) -> None:
+    def _tell_job(self, job: jobs.Job) -> None:
         with self._lock:
-            self._later.pop(job.id, None)
-            if not job.is_over:
-                self._told[job.id] = 0.0
-                self.note_job(job)
+            if self._is_open:
+                self._send({"op": "job", "job": job_row(job)})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._seq += 1
@@ -169,30 +150,8 @@ class Session:
             if self._is_open:
                 self._send({"op": "bye"})
                 self._is_open = False
-                for timer in self._later.values():
-                    timer.cancel()
-                self._later.clear()
+                self._pace.stop()
                 self._comm.close()
-
-
-def job_row(job: jobs.Job) -> dict[str, Any]:
-    """A job as the page sees it."""
-    return {
-        "id": job.id,
-        "title": job.title,
-        "kind": job.kind,
-        "model": job.model,
-        "state": job.state,
-        "done": job.done,
-        "total": job.total,
-        "note": job.note,
-        "error": job.error,
-        "began": job.began,
-        "seconds": job.seconds,
-        "detached": job.is_detached,
-        "lines": len(job.log),
-        "code": job.code,
-    }
 
 
 def _is_noise(now: Any, before: Any) -> bool:

@@ -89,6 +89,10 @@ class Widget(anywidget.AnyWidget):
         """A still picture of what is shown, for paper and for pages that run nothing."""
         raise NotImplementedError(f"{type(self).__name__} has no figure().")
 
+    def still_picture(self) -> bytes | None:
+        """The picture that a notebook keeps of what is shown, as PNG; None where it keeps none."""
+        return figure_png(self.figure())
+
     def still_text(self) -> str:
         """The result as plain text."""
         raise NotImplementedError(f"{type(self).__name__} has no still_text().")
@@ -203,6 +207,8 @@ class Widget(anywidget.AnyWidget):
             still["state"] = self.state
             still["selection"] = self.selection
         data[STILL_MIME] = still
-        data["image/png"] = base64.b64encode(figure_png(self.figure())).decode()
+        picture = self.still_picture()
+        if picture is not None:
+            data["image/png"] = base64.b64encode(picture).decode()
         data["text/plain"] = self.still_text()
         return data, metadata

@@ -50,7 +50,7 @@ def conversation() -> dict[str, Any]:
     job = jobs.Job("patching", total=72, model="nbsight/demo", is_detached=True)
     for act in (job.start, lambda: job.advance(24), job.finish):
         act()
-        session._told.clear()  # each is told at once
+        session._pace._told.clear()  # each is told at once
         session.note_job(job)
     said = [message for message in comm.sent if message["op"] == "job"]
     for edit in model.edits:
@@ -73,7 +73,7 @@ def conversation() -> dict[str, Any]:
 def steady(value: Any) -> Any:
     """The same with what is different on every machine and in every run replaced."""
     if isinstance(value, dict):
-        fixed = {"process": 412_000_000, "began": 1_700_000_000.0, "seconds": 3.0}
+        fixed = {"process": 412_000_000, "began": 1_700_000_000.0, "seconds": 3.0, "rate": None, "left": None}
         parts = {name: fixed[name] if name in fixed else steady(part) for name, part in value.items()}
         return {**parts, "devices": []} if "holders" in parts else parts
     return [steady(part) for part in value] if isinstance(value, list) else value

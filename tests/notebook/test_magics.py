@@ -7,7 +7,7 @@ import torch
 from IPython.core.completer import provisionalcompleter
 
 import nbsight
-from nbsight.core import alive, capture, jobs
+from nbsight.core import alive, capture, in_cell, jobs
 from nbsight.errors import NbsightError
 from nbsight.notebook import extension
 from nbsight.notebook.folding import COLOURS
@@ -326,6 +326,7 @@ def attached(shell):
         "finders": list(capture.finders),
         "ended": list(alive.ended),
         "jobs": list(jobs.listeners),
+        "bars": list(in_cell.presenters),
         "bundles": (
             dict(formatter.mimebundle_formatter.deferred_printers),
             dict(formatter.mimebundle_formatter.type_printers),

@@ -22,7 +22,7 @@ export function drawStill(still: Still, png: string | undefined): HTMLElement {
   figure.append(caption);
   try {
     const make = VIEWS[still.view];
-    if (make && still.header && still.data) {
+    if (make && still.header && still.data !== undefined) {
       make(figure, still.header, fromBase64(still.data), still.state ?? {}, still.selection ?? null);
       return figure;
     }

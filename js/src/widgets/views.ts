@@ -2,6 +2,8 @@ import type { Host, Make } from '../shared/mount';
 import type { Header } from '../shared/payload';
 import type { InspectorHeader, Place as InspectorPlace, State as InspectorState } from './inspector/types';
 import { InspectorView } from './inspector/view';
+import type { JobsHeader, Place as JobsPlace, State as JobsState } from './jobs/types';
+import { JobsView } from './jobs/view';
 import type { LensHeader, Place as LensPlace, State as LensState } from './lens/types';
 import { LensView } from './lens/view';
 import type { NormsHeader, Place as NormsPlace, State as NormsState } from './norms/types';
@@ -24,6 +26,7 @@ function kept<H extends Header, S, P>(make: Make<H, S, P>): Draw {
 /** All views by name, for what draws saved copies. */
 export const VIEWS: Record<string, Draw> = {
   inspector: kept<InspectorHeader, InspectorState, InspectorPlace>((...all) => new InspectorView(...all)),
+  jobs: kept<JobsHeader, JobsState, JobsPlace>((...all) => new JobsView(...all)),
   lens: kept<LensHeader, LensState, LensPlace>((...all) => new LensView(...all)),
   norms: kept<NormsHeader, NormsState, NormsPlace>((...all) => new NormsView(...all)),
   patching: kept<PatchingHeader, PatchingState, PatchingPlace>((...all) => new PatchingView(...all)),

@@ -1,5 +1,9 @@
 /** What the kernel tells of itself (nbsight/notebook/session.py has the list of messages). */
 
+import type { JobRow } from '../../shared/jobs';
+
+export { isOver, type JobRow, type JobState } from '../../shared/jobs';
+
 export const TARGET = 'nbsight.session';
 export const PROTOCOL = 1;
 
@@ -54,26 +58,6 @@ export interface RunRow {
   total: number;
 }
 
-export type JobState = 'queued' | 'running' | 'done' | 'stopped' | 'failed' | 'lost';
-
-export interface JobRow {
-  id: string;
-  title: string;
-  kind: string;
-  model: string;
-  state: JobState;
-  done: number;
-  total: number | null;
-  note: string;
-  error: string;
-  began: number;
-  seconds: number;
-  detached: boolean;
-  lines: number;
-  /** A cell that fetches what came of it; empty where that is at hand. */
-  code: string;
-}
-
 export interface Holder {
   kind: 'model' | 'name' | 'output';
   label: string;
@@ -121,10 +105,6 @@ export type Message =
   | { op: 'job'; seq: number; job: JobRow }
   | { op: 'reply'; id: string; ok: boolean; result?: unknown; error?: string; type?: string }
   | { op: 'bye'; seq: number };
-
-export function isOver(job: JobRow): boolean {
-  return job.state !== 'queued' && job.state !== 'running';
-}
 
 /** A kernel's state as far as this page knows it. */
 export class Mirror {

@@ -1,6 +1,6 @@
 import { h, uniqueId } from '../../shared/dom';
+import { say } from '../../shared/keyed';
 import type { Actions } from './actions';
-import { say } from './keyed';
 
 /** One part of the sidebar: a heading that folds, a count, and a body that its owner fills. */
 export class Section {

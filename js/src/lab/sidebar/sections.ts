@@ -1,6 +1,6 @@
 import { h } from '../../shared/dom';
+import { keyed, say } from '../../shared/keyed';
 import type { Actions } from './actions';
-import { keyed, say } from './keyed';
 import { bar, iconButton, onClicks, setBar } from './parts';
 import {
   type EditRow,
@@ -13,7 +13,7 @@ import {
   type SavedRow
 } from './protocol';
 import { Tree } from './tree';
-import { bytes, count, facts, progress, sizes, type Words } from './words';
+import { bytes, count, facts, sizes, standing, type Words } from './words';
 
 /** A row of two lines and the buttons that stand at its end. */
 function row(attributes: Record<string, string | number | null>, ...children: HTMLElement[]): HTMLElement {
@@ -297,7 +297,7 @@ export function drawJobs(body: HTMLElement, groups: KernelJobs[], actions: Actio
       element.dataset.state = job.state;
       const share = job.total ? job.done / job.total : isOver(job) ? 1 : null;
       setBar(part(element, 'bar') as HTMLProgressElement, share);
-      say(part(element, 'detail'), progress(job, words));
+      say(part(element, 'detail'), standing(job, words));
       part(element, 'cancel').hidden = isOver(job);
       part(element, 'fetch').hidden = !job.code || !(job.state === 'done' || job.state === 'lost');
       part(element, 'showlog').hidden = job.lines === 0 || job.state === 'lost';

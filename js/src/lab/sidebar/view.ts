@@ -1,6 +1,6 @@
 import { h } from '../../shared/dom';
+import { say } from '../../shared/keyed';
 import type { Actions } from './actions';
-import { say } from './keyed';
 import { isOver, type State } from './protocol';
 import { Section } from './section';
 import {

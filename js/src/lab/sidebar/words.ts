@@ -1,20 +1,8 @@
-import type { JobRow, ModelCard } from './protocol';
+import type { Words } from '../../shared/words';
+import type { ModelCard } from './protocol';
 
-/** The part of JupyterLab's translations that the views use; tests give their own. */
-export interface Words {
-  __(text: string, ...values: unknown[]): string;
-  _n(one: string, many: string, count: number, ...values: unknown[]): string;
-}
-
-/** Text with its placeholders filled, in English. */
-export const english: Words = {
-  __: (text, ...values) => filled(text, values),
-  _n: (one, many, count, ...values) => filled(count === 1 ? one : many, [count, ...values])
-};
-
-function filled(text: string, values: unknown[]): string {
-  return text.replace(/%(\d)/g, (whole, digit) => String(values[Number(digit) - 1] ?? whole));
-}
+export { standing } from '../../shared/jobs';
+export { duration, english, type Words } from '../../shared/words';
 
 /** Bytes with a decimal unit, as Python says them: `0.2 MB`. */
 export function bytes(count: number): string {
@@ -46,20 +34,6 @@ export function count(number: number): string {
   return String(number);
 }
 
-export function duration(seconds: number): string {
-  if (seconds < 9.95) {
-    return `${seconds.toFixed(1)} s`;
-  }
-  if (seconds < 90) {
-    return `${Math.round(seconds)} s`;
-  }
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 90) {
-    return `${minutes} min ${String(Math.round(seconds % 60)).padStart(2, '0')} s`;
-  }
-  return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
-}
-
 /** Facts on one line, which breaks between two of them and not within one. */
 export function facts(...parts: (string | null | undefined)[]): string {
   return parts
@@ -82,41 +56,4 @@ export function sizes(card: ModelCard, words: Words): string {
     parts.push(words.__('width %1', d_model));
   }
   return facts(...parts);
-}
-
-/** How far a job is: `24 of 72 · 3 s left`. */
-export function progress(job: JobRow, words: Words): string {
-  if (job.total === null && !job.done && job.note && (job.state === 'queued' || job.state === 'running')) {
-    return job.note;
-  }
-  const counted = job.total === null ? String(job.done) : words.__('%1 of %2', job.done, job.total);
-  switch (job.state) {
-    case 'queued':
-      return words.__('queued');
-    case 'done':
-      if (job.total === null && !job.done) {
-        return words.__('done · %1', duration(job.seconds));
-      }
-      return words.__('done · %1 · %2', counted, duration(job.seconds));
-    case 'stopped':
-      if (job.total === null && !job.done) {
-        return words.__('stopped · %1', duration(job.seconds));
-      }
-      return words.__('stopped · %1 · %2', counted, duration(job.seconds));
-    case 'failed':
-      return words.__('failed · %1', job.error);
-    case 'lost':
-      if (job.kind === 'remote') {
-        return words.__('goes on without its kernel');
-      }
-      return words.__('ended with its kernel · %1', counted);
-  }
-  if (job.note) {
-    return `${counted} · ${job.note}`;
-  }
-  if (job.total && job.done > 0 && job.seconds > 1) {
-    const left = (job.seconds / job.done) * (job.total - job.done);
-    return words.__('%1 · %2 left', counted, duration(left));
-  }
-  return counted;
 }
