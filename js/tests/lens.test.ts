@@ -6,13 +6,16 @@ import { KernelError } from '../src/shared/rpc';
 import { LensData } from '../src/widgets/lens/data';
 import { render } from '../src/widgets/lens/index';
 import { lensTable } from '../src/widgets/lens/table';
-import type { LensHeader, Place, Ranking, State } from '../src/widgets/lens/types';
+import type { LensHeader, Pin, Place, Ranking, State } from '../src/widgets/lens/types';
 import { LensView } from '../src/widgets/lens/view';
+import { Kernel } from './fake';
+import contrast from './fixtures/contrast.json';
 import shared from './fixtures/lens.json';
 
 // the payload that nbsight/widgets/lens.py makes of the lens in tests/widgets/shared_lens.py
 const fixture = shared as unknown as { header: LensHeader; data: string };
 const WORDS = [' Paris', ' in', ' is', '\n', '<b>&</b>'];
+const STATE: State = { statistic: 'top', pins: [], contrast: [], component: 'stream', lens: '', stride: 1 };
 type Traits = AllTraits<LensHeader, State, Place>;
 type Detail = (place: Place, topK: number, signal: AbortSignal) => Promise<Ranking>;
 const lens = (header: Partial<LensHeader> = {}) =>
@@ -46,7 +49,7 @@ function open({ detail, header }: { detail?: Detail; header?: Partial<LensHeader
     set: (state: Partial<State>) => void states.push(state),
     ...(detail ? { ask: asked(detail) } : {})
   };
-  const state: State = { statistic: 'top', pins: [] };
+  const state: State = { ...STATE };
   const view = new LensView(parent, { ...fixture.header, ...header }, fromBase64(fixture.data), state, host);
   const one = (selector: string) => parent.querySelector<HTMLElement>(selector)!;
   const cell = (layer: number, position: number) =>
@@ -58,6 +61,16 @@ function open({ detail, header }: { detail?: Detail; header?: Partial<LensHeader
   };
   return { parent, view, chosen, states, one, cell, press };
 }
+
+const choice = (parent: HTMLElement, name: string) =>
+  [...parent.querySelectorAll('label')]
+    .find(label => label.firstChild?.textContent === name)!
+    .querySelector('select')!;
+const choose = (parent: HTMLElement, name: string, value: string) => {
+  const select = choice(parent, name);
+  select.value = value;
+  select.dispatchEvent(new Event('change'));
+};
 
 afterEach(() => {
   vi.useRealTimers();
@@ -77,7 +90,7 @@ describe('the data', () => {
       }
     }
   });
-  const plain: State = { statistic: 'top', pins: [] };
+  const plain = STATE;
   it('makes code of itself and of a chosen cell', () => {
     expect(lens().code([2, 1], plain)).toMatch(
       /logit_lens\(model, 'The Eiffel Tower\\n', top_k=2\)\nlens\.at\(layer=2, position=1\)$/
@@ -237,7 +250,7 @@ describe('what is followed', () => {
     cell(0, 0).click();
     await vi.waitFor(() => expect(one('.nbsight-lens-detail').dataset.state).toBe('answered'));
     parent.querySelector<HTMLElement>('.nbsight-lens-detail li button')!.click();
-    expect(states.at(-1)).toEqual({ statistic: 'top', pins: [{ id: 0, token: ' t0' }] });
+    expect(states.at(-1)).toMatchObject({ statistic: 'top', pins: [{ id: 0, token: ' t0' }] });
     expect(one('.nbsight-lens-pins').textContent).toBe('·t0 ×');
     expect(view.code()).toContain('top_k=2, track=[0])');
     one('.nbsight-lens-pins button').click();
@@ -245,10 +258,158 @@ describe('what is followed', () => {
   });
   it('cannot be computed without a kernel, which is said', () => {
     const { parent, one } = open();
-    const colour = parent.querySelector('select')!;
+    const colour = choice(parent, 'Colour');
     colour.value = 'entropy';
     colour.dispatchEvent(new Event('change'));
     expect(one('.nbsight-readout').textContent).toContain('No kernel is attached');
+  });
+});
+
+describe('two tokens set against each other', () => {
+  // logits of " Paris" (id 0) are the layer, those of " in" (id 1) twice the position
+  const pair = { header: contrast.header as unknown as LensHeader, data: contrast.data };
+  const [paris, inside] = pair.header.followed as [Pin, Pin];
+  const start = (state: Partial<State> = {}, kernel?: Kernel, header: Partial<LensHeader> = {}) => {
+    const parent = document.body.appendChild(document.createElement('div'));
+    const states: Partial<State>[] = [];
+    const host = {
+      select: () => undefined,
+      set: (one: Partial<State>) => void states.push(one),
+      ...(kernel ? { ask: kernel.ask } : {})
+    };
+    const all = { ...STATE, ...state };
+    const view = new LensView(parent, { ...pair.header, ...header }, fromBase64(pair.data), all, host);
+    const fields = [...parent.querySelectorAll<HTMLInputElement>('.nbsight-lens-contrast input')];
+    const type = (side: number, text: string) => {
+      fields[side]!.value = text;
+      fields[side]!.dispatchEvent(new Event('change'));
+    };
+    const texts = (selector: string) => [...parent.querySelectorAll(selector)].map(node => node.textContent);
+    return { parent, view, states, fields, type, texts };
+  };
+
+  it('are the difference of what Python packed', () => {
+    const data = new LensData(pair.header, fromBase64(pair.data));
+    const state = { ...STATE, contrast: [paris, inside] };
+    expect(data.statistic('logit_difference', [2, 3], state)).toBe(2 - 6);
+    expect(data.statistic('probability_difference', [2, 3], state)).toBeCloseTo(-0.04, 6);
+    expect(data.most({ ...state, statistic: 'logit_difference' })).toBe(6);
+    expect(data.depth('logit_difference', -3, 6)).toBe(-0.5);
+  });
+  it('are typed, with their marks or without, and asked of nobody when their numbers are there', () => {
+    const kernel = new Kernel();
+    const { states, type, fields, parent } = start({}, kernel);
+    type(0, '·Paris');
+    expect(states.at(-1)!.contrast).toEqual([paris, null]);
+    type(1, 'in');
+    expect(states.at(-1)).toMatchObject({ contrast: [paris, inside], statistic: 'logit_difference' });
+    expect(fields.map(field => field.value)).toEqual(['·Paris', '·in']);
+    expect(kernel.asked).toHaveLength(0);
+    expect(parent.querySelector('.nbsight-legend')!.textContent).toBe(
+      '−6.06.0logit difference: ·Paris − ·in'
+    );
+    expect(parent.querySelector('.nbsight-lines')!.textContent).toContain('·Paris − ·in');
+  });
+  it('are asked for when they are not at hand, and what is no token is said', async () => {
+    const kernel = new Kernel();
+    const { states, type, parent } = start({}, kernel);
+    type(0, '·Rome');
+    expect(kernel.last).toMatchObject({ command: 'token', params: { text: ' Rome' } });
+    await kernel.last.answer({ id: 77, token: ' Rome' });
+    await vi.waitFor(() => expect(states.at(-1)?.contrast).toEqual([{ id: 77, token: ' Rome' }, null]));
+    type(1, 'two tokens');
+    await kernel.last.fail(new KernelError('InputError', 'it is two', ''));
+    await vi.waitFor(() => expect(parent.querySelector('[role=alert]')?.textContent).toContain('it is two'));
+    type(1, 'in');
+    expect(kernel.last).toMatchObject({ command: 'more', params: { track: [77, 1] } });
+  });
+  it('are picked from a cell and swapped', () => {
+    const { parent, states } = start({}, undefined);
+    parent.querySelector<HTMLElement>('[data-layer="0"][data-position="0"]')!.click();
+    const sides = [...parent.querySelectorAll<HTMLElement>('.nbsight-lens-side')];
+    sides[0]!.click(); // the first token's "a"
+    sides[3]!.click(); // the second token's "b"
+    expect(states.at(-1)!.contrast).toEqual([paris, inside]);
+    parent.querySelector<HTMLElement>('.nbsight-lens-contrast [aria-label="Swap the two"]')!.click();
+    expect(states.at(-1)!.contrast).toEqual([inside, paris]);
+    parent.querySelector<HTMLElement>('.nbsight-lens-contrast [aria-label="No contrast"]')!.click();
+    expect(states.at(-1)).toMatchObject({ contrast: [null, null], statistic: 'top' });
+  });
+  it('are in the code', () => {
+    const { view } = start({ contrast: [paris, inside], statistic: 'logit_difference' });
+    expect(view.code()).toMatch(/track=\[0, 1\]\)\ncontrast = lens\.contrast\(" Paris", " in"\)\ncontrast$/);
+  });
+  it('say without a kernel that only what is there can be chosen', () => {
+    const { type, parent } = start();
+    type(0, 'elsewhere');
+    expect(parent.querySelector('.nbsight-readout')!.textContent).toContain(
+      'only tokens that are in the picture'
+    );
+  });
+});
+
+describe('what is read', () => {
+  const many = { components: ['stream', 'attn_out', 'head_3'], lenses: ['', 'tuned <b>'] };
+  const start = (kernel?: Kernel) => {
+    const opened = open({ header: many });
+    opened.view.destroy();
+    opened.parent.replaceChildren();
+    const states: Partial<State>[] = [];
+    const host = { select: () => undefined, set: (one: Partial<State>) => void states.push(one) };
+    const header = { ...fixture.header, ...many };
+    const world = kernel ? { ...host, ask: kernel.ask } : host;
+    const view = new LensView(opened.parent, header, fromBase64(fixture.data), { ...STATE }, world);
+    return { parent: opened.parent, view, states, header };
+  };
+  it('is asked for, and shown where the view stood', () => {
+    const kernel = new Kernel();
+    const { parent, view, header } = start(kernel);
+    view.select([1, 2]);
+    choose(parent, 'Read', 'head_3');
+    expect(kernel.last).toMatchObject({
+      command: 'more',
+      params: { component: 'head_3', lens: '', track: [] }
+    });
+    view.update({ ...header, component: 'head_3' }, fromBase64(fixture.data));
+    expect(parent.querySelector('[aria-selected=true]')!.id).toMatch(/-1-2$/);
+    choose(parent, 'Lens', 'tuned <b>');
+    expect(kernel.last.params).toMatchObject({ lens: 'tuned <b>', component: 'head_3' });
+    expect(parent.querySelector('b')).toBeNull();
+  });
+  it('is again what is on show when it cannot be had', async () => {
+    const kernel = new Kernel();
+    const { parent, states } = start(kernel);
+    choose(parent, 'Read', 'attn_out');
+    await kernel.last.fail(new KernelError('PathError', 'this model has none', ''));
+    expect(parent.querySelector('[role=alert]')!.textContent).toContain('this model has none');
+    expect(choice(parent, 'Read').value).toBe('stream');
+    expect(states.at(-1)).toEqual({ component: 'stream', lens: '' });
+  });
+  it('cannot be chosen without a kernel', () => {
+    const { parent } = start();
+    expect(choice(parent, 'Read').disabled).toBe(true);
+    expect(choice(parent, 'Read').title).toContain('No kernel');
+  });
+});
+
+describe('rows', () => {
+  it('are every so many layers, the last always, and one that was chosen', () => {
+    const data = lens();
+    expect(data.rows(2, null)).toEqual([0, 2]);
+    expect(data.rows(5, null)).toEqual([0, 2]);
+    expect(data.rows(5, [1, 0])).toEqual([0, 1, 2]);
+  });
+  it('are walked by those that are shown', () => {
+    const { view, parent, press, one } = open();
+    view.configure({ ...STATE, stride: 2 });
+    const labels = () => [...parent.querySelectorAll('[role=rowheader]')].map(label => label.textContent);
+    expect(labels()).toEqual(['2', '0']);
+    press('ArrowDown');
+    expect(one('[data-active]').id).toMatch(/-0-3$/);
+    view.select([1, 1]); // from Python
+    expect(labels()).toEqual(['2', '1', '0']);
+    expect(one('[aria-selected=true]').id).toMatch(/-1-1$/);
+    expect(view.table().querySelectorAll('tbody tr')).toHaveLength(3);
   });
 });
 
@@ -280,7 +441,7 @@ describe('the wire', () => {
       header: fixture.header,
       data: fromBase64(fixture.data),
       selection: null,
-      state: { statistic: 'top', pins: [] },
+      state: STATE,
       stale: '',
       ...traits
     };
@@ -329,7 +490,7 @@ describe('the wire', () => {
     const result = { tokens: [' a', ' b'], ids: [4, 5] };
     fake.emit('msg:custom', { kind: 'reply', id: asked.id, ok: true, result }, [probs]);
     const first = () => el.querySelector('.nbsight-lens-detail li')!.textContent;
-    await vi.waitFor(() => expect(first()).toBe('·a0.750'));
+    await vi.waitFor(() => expect(first()).toBe('·aab0.750'));
   });
   it('follows a selection and a result that Python sets', () => {
     const fake = model();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.component_lens import ONCE, ComponentLens
+from nbsight.results.lens import Lens, LensCell
 
-__all__ = ["COMPONENTS", "component_lens"]
+__all__ = ["COMPONENTS", "component_lens", "lens_of_component"]
 
 #: In the order in which a model computes them; the first two once, the others in every block.
 COMPONENTS = ("embed", "pos_embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -138,4 +140,52 @@ def _arranged(
     if is_tracked:
         found["track_probs"] = spread(read.probs.numpy(), np.nan)
         found["track_ranks"] = spread(read.ranks.numpy(), -1)
+        found["track_logits"] = spread(read.logits.numpy(), np.nan)
     return found
+
+
+def lens_of_component(
+    model: LanguageModel,
+    prompt: Any,
+    component: str,
+    *,
+    top_k: int = 5,
+    track: Sequence[str | int] = (),
+) -> Lens:
+    """The lens of one component at all positions, which can ask the model for more.
+
+    Args:
+        model: A language model whose standard names are known.
+        prompt: One prompt, whatever `model.trace` takes.
+        component: Any that `component_lens` reads, or `head_3` for what head 3 adds.
+        top_k: Tokens kept for each layer and position.
+        track: Tokens to follow, each text of one token or an id.
+
+    Returns:
+        The component's rows of `component_lens`; its `detail` reads the same component again.
+
+    Raises:
+        InputError: there is no such component or head.
+        PathError: a component that this model has not.
+    """
+    head = component.removeprefix("head_")
+    is_head = head != component and head.isdecimal()
+    parts: Any = {"components": [], "heads": [int(head)]} if is_head else {"components": [component]}
+    lens = component_lens(model, prompt, top_k=top_k, track=track, **parts).of(component)
+    return replace(lens, detail=_Detail(model, one_row(model, prompt), component))
+
+
+class _Detail:
+    """Asks the model for one cell of a component's lens; `model` says whose turn it takes."""
+
+    def __init__(self, model: LanguageModel, ids: torch.Tensor, component: str) -> None:
+        self.model = model
+        self.ids, self._component = ids, component
+
+    def __call__(self, layer: int, position: int, top_k: int) -> LensCell:
+        lens = lens_of_component(self.model, self.ids, self._component, top_k=top_k)
+        return lens.at(layer, position)
+
+    def more(self, track: Sequence[str | int], statistics: bool) -> Lens:
+        """The lens again with tokens that are followed; statistics are always there."""
+        return lens_of_component(self.model, self.ids, self._component, top_k=1, track=track)

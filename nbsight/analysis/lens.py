@@ -38,7 +38,7 @@ def logit_lens(
         prompt: One prompt, whatever `model.trace` takes: text, ids, chat messages.
         top_k: Tokens kept per layer and position.
         track: Tokens to follow through the layers, each text of one token or an id: their probability
-            and rank everywhere.
+            and rank everywhere, and the logit, of which two tokens' difference is `lens.contrast`.
         statistics: Whether to compute the entropy of every distribution and how far it is from the last
             layer's, KL(last ‖ layer).
 
@@ -72,7 +72,12 @@ def logit_lens(
             read = read_layers(unembedding, stream, followed, top_k=top_k)
             probs, top_ids = read.top_probs, read.top_ids
             more |= {"entropy": read.entropy.numpy(), "kl": read.kl.numpy()} if statistics else {}
-            more |= {"track_probs": read.probs.numpy(), "track_ranks": read.ranks.numpy()} if followed else {}
+            if followed:
+                more |= {
+                    "track_probs": read.probs.numpy(),
+                    "track_ranks": read.ranks.numpy(),
+                    "track_logits": read.logits.numpy(),
+                }
         else:
             probs, top_ids = unembedding.top(stream.flatten(0, 1), top_k)
         probs, top_ids = (part.reshape(*stream.shape[:2], -1) for part in (probs, top_ids))
@@ -176,14 +181,14 @@ class _Detail:
 
     def __init__(self, model: LanguageModel, ids: torch.Tensor) -> None:
         self.model = model
-        self._ids = ids
+        self.ids = ids
 
     def __call__(self, layer: int, position: int, top_k: int) -> LensCell:
-        return lens_cell(self.model, self._ids, layer, position, top_k=top_k)
+        return lens_cell(self.model, self.ids, layer, position, top_k=top_k)
 
     def more(self, track: Sequence[str | int], statistics: bool) -> Lens:
         """The lens again with statistics and with tokens that are followed."""
-        return logit_lens(self.model, self._ids, top_k=1, track=track, statistics=statistics)
+        return logit_lens(self.model, self.ids, top_k=1, track=track, statistics=statistics)
 
 
 def one_row(model: LanguageModel, prompt: Any) -> torch.Tensor:

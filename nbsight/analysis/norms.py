@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,22 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
         channel_size=relative[:, channels].numpy(),
         model=str(model._name),
         provenance=provenance(model, [text]),
+        detail=_Detail(model, ids, components),
     )
+
+
+class _Detail:
+    """Asks the model for the values of one block; `model` says whose turn it takes."""
+
+    def __init__(self, model: LanguageModel, ids: torch.Tensor, components: Sequence[str]) -> None:
+        self.model, self.ids = model, ids
+        self._components = components
+
+    def __call__(self, layer: int) -> dict[str, torch.Tensor]:
+        with self.model.trace(self.ids, grad=False):
+            # copies, because the model may write into the stream in place
+            values = {name: self.model.std.get(name, layer).clone() for name in self._components}
+        return values
 
 
 def _exists(std: Any, name: str) -> bool:

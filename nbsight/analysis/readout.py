@@ -30,6 +30,7 @@ class Readout:
         kl: KL(last layer ‖ this layer), in nats.
         probs: Probabilities of the tracked tokens, (layer, position, token).
         ranks: How many tokens are likelier than each of them, (layer, position, token).
+        logits: Their logits, float32, (layer, position, token).
     """
 
     top_probs: torch.Tensor
@@ -38,6 +39,7 @@ class Readout:
     kl: torch.Tensor
     probs: torch.Tensor
     ranks: torch.Tensor
+    logits: torch.Tensor
 
 
 def read_layers(
@@ -75,7 +77,7 @@ def _read(
         sums.add(part)
     whole = sums.log_sum
     top_probs, probs = ((logits - whole[:, None]).exp() for logits in (best.values, followed))
-    found = (top_probs, best.ids, *sums.statistics(), probs, ranks)
+    found = (top_probs, best.ids, *sums.statistics(), probs, ranks, followed)
     return tuple(value.unflatten(0, stream.shape[:2]).cpu() for value in found)
 
 

@@ -47,6 +47,7 @@ class ComponentLens(Result):
         tracked: Tokens that were followed, as text.
         track_probs: Their probabilities, float32, (component, layer, position, tracked); None without any.
         track_ranks: How many tokens are likelier, int, the same shape; 0 is the top, −1 where nothing is.
+        track_logits: Their logits, float32, the same shape.
         model: The name under which the model was loaded.
     """
 
@@ -78,6 +79,9 @@ class ComponentLens(Result):
     track_ranks: NDArray[np.integer[Any]] | None = variable(
         "component", "layer", "position", "tracked", name="tracked_rank", unit="rank", default=None
     )
+    track_logits: NDArray[np.float32] | None = variable(
+        "component", "layer", "position", "tracked", name="tracked_logit", unit="logit", default=None
+    )
     model: str = ""
 
     def of(self, component: str) -> Lens:
@@ -100,6 +104,7 @@ class ComponentLens(Result):
             tracked=self.tracked,
             track_probs=None if self.track_probs is None else self.track_probs[at, has],
             track_ranks=None if self.track_ranks is None else self.track_ranks[at, has],
+            track_logits=None if self.track_logits is None else self.track_logits[at, has],
             model=self.model,
             provenance={**self.provenance, "component": component},
         )

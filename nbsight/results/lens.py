@@ -68,6 +68,7 @@ class Lens(Result):
         tracked: Tokens that were followed, as text.
         track_probs: Their probabilities, float32, (layer, position, tracked); None without any.
         track_ranks: How many tokens are likelier, int, (layer, position, tracked); 0 is the top.
+        track_logits: Their logits, float32, (layer, position, tracked); None without any.
         model: The name under which the model was loaded.
         check: How far the last row's probabilities at the last position are from the model's own output
             of the same run, at most; None if it was not measured.
@@ -96,6 +97,9 @@ class Lens(Result):
     )
     track_ranks: NDArray[np.integer[Any]] | None = variable(
         "layer", "position", "tracked", name="tracked_rank", default=None
+    )
+    track_logits: NDArray[np.float32] | None = variable(
+        "layer", "position", "tracked", name="tracked_logit", unit="logit", default=None
     )
     check: float | None = None
     detail: Callable[[int, int, int], LensCell] | None = field(
@@ -144,6 +148,38 @@ class Lens(Result):
                 )
             place.append(int(index) % size)
         return place[0], place[1]
+
+    def contrast(self, first: str | int, second: str | int, *, what: str = "logit") -> NDArray[np.float32]:
+        """How much more a followed token has than another, (layer, position).
+
+        Args:
+            first: A followed token: its text, or its place among `tracked`.
+            second: The one that is taken off.
+            what: "logit", of which softmax leaves exactly this difference, or "probability".
+
+        Raises:
+            InputError: a token is not followed, or there is no such difference.
+        """
+        if what not in ("logit", "probability"):
+            raise InputError(f"tokens differ in logit or probability; not in {what!r}.")
+        values = self.track_logits if what == "logit" else self.track_probs
+        if values is None:
+            raise InputError(
+                'no tokens were followed: `logit_lens(model, prompt, track=[" Paris", " Rome"])`.'
+            )
+        one, other = (values[..., self._tracked(token)] for token in (first, second))
+        difference: NDArray[np.float32] = one - other
+        return difference
+
+    def _tracked(self, token: str | int) -> int:
+        places = [at for at, text in enumerate(self.tracked) if token in (text, at)]
+        if len(places) != 1:
+            followed = ", ".join(f"{at}: {text!r}" for at, text in enumerate(self.tracked))
+            which = "is not followed" if not places else "is the text of several"
+            raise InputError(
+                f"{token!r} {which}; followed are {followed}. Write the text, or its number here."
+            )
+        return places[0]
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -209,19 +245,21 @@ class Lens(Result):
     def _titled(self, text: str) -> str:
         return f"{text} · {self.model}" if self.model else text
 
-    def to_figure(self, *, positions: slice = slice(None)) -> Figure:
+    def to_figure(self, *, positions: slice = slice(None), layers: Sequence[int] | None = None) -> Figure:
         """A still picture of the grid as a matplotlib figure (no pyplot, so safe on any thread).
 
         Args:
             positions: Which positions to draw; long prompts do not fit one picture.
+            layers: Which rows to draw, as indices of `layers`; all by default.
         """
         from nbsight.display.figures import token_grid_figure
 
+        rows = list(range(len(self.layers))) if layers is None else list(layers)
         return token_grid_figure(
             columns=self.tokens[positions],
-            rows=self.layers,
-            labels=self.top_tokens[:, positions, 0],
-            values=self.top_probs[:, positions, 0],
+            rows=[self.layers[row] for row in rows],
+            labels=self.top_tokens[rows, positions, 0],
+            values=self.top_probs[rows, positions, 0],
             title=self._titled("Logit lens"),
             column_title="input token",
             row_title="layer",

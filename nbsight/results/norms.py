@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class Norms(Result):
         channel_size: How many times the median channel's size each of them has after each block,
             float32, (layer, channel); sizes are root mean squares over positions from the second on.
         model: The name under which the model was loaded.
+        detail: How to ask the model for the values themselves: `detail(layer)` returns the components of
+            a block by name. None where the model is out of reach; never pickled.
     """
 
     title = "residual stream norms"
@@ -59,6 +61,9 @@ class Norms(Result):
     channels: Sequence[int] = coordinate("channel")
     channel_size: NDArray[np.float32] = variable("layer", "channel", unit="times the median channel")
     model: str = ""
+    detail: Callable[[int], Mapping[str, Any]] | None = field(
+        default=None, repr=False, metadata={"saved": False}
+    )
 
     def of(self, component: str) -> NDArray[np.float32]:
         """The norms of one component, (layer, position)."""

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nbsight.results.norms import STREAM_OF, Norms
-from nbsight.widgets.base import Widget
-from nbsight.widgets.code import fill, literal
+from nbsight.widgets.base import Widget, read_module
+from nbsight.widgets.code import fill, literal, name_of
+from nbsight.widgets.desk import Command
+from nbsight.widgets.inspecting import Inspecting
+from nbsight.widgets.inspection import Inspection, largest_at
 from nbsight.widgets.payload import Payload, encode, texts_of
 from nbsight.widgets.places import place_in
 from nbsight.widgets.worker import worker_for
@@ -26,8 +29,13 @@ CODE_AT = {
 }
 
 
-def norms_payload(norms: Norms) -> Payload:
-    """What the view draws: all norms, cosines and outlier channels, and a cell that makes them again."""
+def norms_payload(norms: Norms, model: str = "model") -> Payload:
+    """What the view draws: all norms, cosines and outlier channels, and a cell that makes them again.
+
+    Args:
+        norms: The norms.
+        model: What the model is called in code.
+    """
     return encode(
         "norms",
         {
@@ -44,9 +52,9 @@ def norms_payload(norms: Norms) -> Payload:
             "channels": [int(channel) for channel in norms.channels],
             "notes": list(norms.notes),
             "provenance": texts_of(norms.provenance),
-            "code": f"import nbsight\n\nnorms = nbsight.stream_norms(model, {literal(norms.prompt)})",
+            "code": f"import nbsight\n\nnorms = nbsight.stream_norms({model}, {literal(norms.prompt)})",
             "code_at": CODE_AT,
-            "live": False,
+            "live": norms.detail is not None,
         },
         {
             "norm": norms.norm.astype(np.float32),
@@ -80,7 +88,46 @@ class NormsWidget(Widget):
 
     def __init__(self, norms: Norms, **kwargs: Any) -> None:
         self._norms = norms
-        super().__init__(norms_payload(norms), worker_for(self), **kwargs)
+        self._inspecting = Inspecting(self._inspection_of, read_module)
+        model = self._model
+        super().__init__(self._payload(), worker_for(model or self), owner=model, **kwargs)
+
+    @property
+    def _model(self) -> Any:
+        return getattr(self._norms.detail, "model", None)
+
+    def _payload(self) -> Payload:
+        return norms_payload(self._norms, self._called())
+
+    def _called(self) -> str:
+        return "model" if self._model is None else name_of(self._model, "model")
+
+    def commands(self) -> dict[str, Command]:
+        return self._inspecting.commands()
+
+    def _inspection_of(self, params: Mapping[str, Any]) -> tuple[Inspection, tuple[int, ...] | None]:
+        """The parts of a block whose norms were taken, with the chosen one first."""
+        norms, name = self._norms, str(params["component"])
+        layer, position = self.chosen((params["layer"], params["position"]))
+        norms.of(name)  # a KeyError says which there are
+        if norms.detail is None:
+            raise LookupError("These norms have no model to ask; they were made or loaded without one.")
+        block, model = int(norms.layers[layer]), self._called()
+
+        def code(path: str) -> str:
+            prompt = literal(norms.prompt)
+            return f"with {model}.trace({prompt}):\n    value = {model}.std.get({path!r}, {block}).save()"
+
+        inspection = Inspection(
+            norms.detail(block),
+            axes=("batch", "position", "d_model"),
+            tokens=norms.tokens,
+            path=name,
+            code=code,
+            origin={**norms.provenance, "layer": block},
+            model_name=norms.model,
+        )
+        return inspection, largest_at(inspection.shown, position)
 
     @property
     def result(self) -> Norms:
@@ -90,7 +137,7 @@ class NormsWidget(Widget):
     def result(self, norms: Norms) -> None:
         self._norms = norms
         self.selection = None
-        self.show(norms_payload(norms))
+        self.show(self._payload())
 
     def chosen(self, selection: Any) -> tuple[int, int]:
         return place_in(selection, (len(self._norms.layers), len(self._norms.tokens)))

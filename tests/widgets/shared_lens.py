@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nbsight.results.lens import Lens, LensCell
-from nbsight.widgets.lens import lens_payload
+from nbsight.widgets.lens_payload import lens_payload
+from nbsight.widgets.lens_readings import Readings
 
 FIXTURE = Path(__file__).parents[2] / "js" / "tests" / "fixtures" / "lens.json"
+CONTRAST = FIXTURE.with_name("contrast.json")
 WORDS = np.array([" Paris", " in", " is", "\n", "<b>&</b>"], dtype=object)
 
 
@@ -37,6 +40,19 @@ def shared_lens(detail: Any = None) -> Lens:
     )
 
 
+def shared_contrast(detail: Any = None) -> Lens:
+    """The same in which " Paris" and " in" are followed: logits layer and 2 × position."""
+    layer, position = np.indices((3, 4)).astype(np.float32)
+    logits = np.stack([layer, 2 * position], axis=-1)
+    return replace(
+        shared_lens(detail),
+        tracked=[" Paris", " in"],
+        track_logits=logits,
+        track_probs=logits / 100,
+        track_ranks=logits.astype(np.int64),
+    )
+
+
 def answer(layer: int, position: int, top_k: int) -> LensCell:
     """A detail function whose answer says what was asked."""
     ids = np.arange(top_k)
@@ -44,10 +60,21 @@ def answer(layer: int, position: int, top_k: int) -> LensCell:
 
 
 def as_json() -> str:
-    payload = lens_payload(shared_lens(), live=True)
+    return _packed(shared_lens(answer))
+
+
+def contrast_as_json() -> str:
+    return _packed(shared_contrast(answer))
+
+
+def _packed(lens: Lens) -> str:
+    readings = Readings(lens)
+    key = readings.first
+    payload = lens_payload(readings, key, live=True, more=lens, followed=readings.followed(key))
     content = {"header": payload.header, "data": base64.b64encode(payload.data).decode()}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
     FIXTURE.write_text(as_json(), encoding="utf-8")
+    CONTRAST.write_text(contrast_as_json(), encoding="utf-8")

@@ -59,7 +59,7 @@ def fail(layer, position, top_k):
             "3 layers, 0 to 2; there is no 9",
         ),
         (answer, "cell", {"layer": 0}, "KeyError", "position"),
-        (answer, "patch", {}, "LookupError", "no command 'patch' here; there are: cell, html, more, prompts"),
+        (answer, "patch", {}, "LookupError", "no command 'patch' here; there are: cell, html, inspect"),
         (None, "cell", {"layer": 0, "position": 0, "top_k": 3}, "LookupError", "no model to ask"),
     ],
 )

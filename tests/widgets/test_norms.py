@@ -14,6 +14,7 @@ from nbsight.analysis.norms import stream_norms
 from nbsight.models.language_model import LanguageModel
 from nbsight.widgets.base import STILL_MIME
 from nbsight.widgets.norms import NormsWidget
+from tests.widgets.page import Page
 from tests.widgets.shared_norms import FIXTURE, as_json, shared_norms
 
 PROMPT = "The Eiffel Tower is in the city of"
@@ -90,3 +91,43 @@ def test_the_copies_hold_the_numbers(norms, tmp_path):
 
 def test_the_fixture_of_the_javascript_tests_is_what_python_sends():
     assert FIXTURE.read_text(encoding="utf-8") == as_json(), "python -m tests.widgets.shared_norms writes it"
+
+
+@pytest.mark.parametrize("component", ["resid_pre", "attn_out", "mlp_out", "resid_post"])
+def test_a_click_opens_the_activation_whose_norm_it_is(model, norms, component):
+    widget = NormsWidget(norms)
+    page = Page(widget)
+    reply, buffers = page.ask("inspect", layer=3, position=2, component=component)
+    assert reply["ok"], reply
+    header = reply["result"]["header"]
+    assert (header["path"], header["model"]) == (component, "nbsight/demo")
+    assert [entry["path"] for entry in header["entries"]] == list(norms.components)
+    names = {"model": model}
+    exec(header["code"], names)
+    value = names["value"]
+    assert float(value[0, 2].norm()) == pytest.approx(float(norms.of(component)[3, 2]), rel=1e-5)
+    assert reply["result"]["selection"] == (0, 2, int(value[0, 2].abs().argmax()))
+    count = int(np.prod(header["arrays"]["peak"]["shape"]))
+    np.testing.assert_allclose(np.frombuffer(buffers[0], "<f4", count).reshape(8, 64), value[0], atol=1e-5)
+    reply, _ = page.ask("inspect", "r2", path="resid_mid")
+    assert reply["result"]["header"]["path"] == "resid_mid"
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"layer": 99, "position": 0, "component": "mlp_out"}, "12 layers and 8 positions"),
+        ({"layer": 0, "position": 0, "component": "q"}, "no 'q' here"),
+        ({"path": "mlp_out"}, "no activation is open"),
+    ],
+)
+def test_what_is_not_there_is_not_opened(norms, params, said):
+    reply, _ = Page(NormsWidget(norms)).ask("inspect", **params)
+    assert said in reply["error"]["message"]
+
+
+def test_norms_without_a_model_say_so():
+    widget = NormsWidget(shared_norms())
+    assert widget.header["live"] is False
+    reply, _ = Page(widget).ask("inspect", layer=0, position=0, component="mlp_out")
+    assert "no model to ask" in reply["error"]["message"]

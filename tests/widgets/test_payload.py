@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from nbsight.widgets.lens import lens_payload
+from nbsight.widgets.lens_payload import lens_payload
+from nbsight.widgets.lens_readings import STREAM, Readings
 from nbsight.widgets.payload import DTYPES, encode
-from tests.widgets.shared_lens import FIXTURE, as_json, shared_lens
+from tests.widgets.shared_lens import CONTRAST, FIXTURE, as_json, contrast_as_json, shared_lens
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -36,7 +37,7 @@ def test_big_endian_arrays_are_sent_little_endian():
 
 def test_a_lens_can_be_read_back_from_its_payload():
     lens = shared_lens()
-    payload = lens_payload(lens, live=False)
+    payload = lens_payload(Readings(lens), ("", STREAM), live=False)
     header = json.loads(json.dumps(payload.header))
     arrays = {
         name: np.frombuffer(payload.data, p["dtype"], int(np.prod(p["shape"])), p["offset"]).reshape(
@@ -53,3 +54,4 @@ def test_a_lens_can_be_read_back_from_its_payload():
 
 def test_the_fixture_of_the_javascript_tests_is_what_python_sends():
     assert FIXTURE.read_text(encoding="utf-8") == as_json(), "python -m tests.widgets.shared_lens writes it"
+    assert CONTRAST.read_text(encoding="utf-8") == contrast_as_json()

@@ -72,6 +72,12 @@ export class Choice<T extends string> {
   show(value: T): void {
     this.select.value = value;
   }
+
+  /** Where nothing can be chosen the list says why. */
+  enable(can: boolean, why: string): void {
+    this.select.disabled = !can;
+    this.select.title = can ? '' : why;
+  }
 }
 
 /** On or off. */

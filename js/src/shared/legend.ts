@@ -7,10 +7,15 @@ export class Legend {
   private readonly scale: HTMLElement;
 
   constructor(
-    private readonly isSigned: boolean,
+    private isSigned: boolean,
     ...marks: HTMLElement[]
   ) {
     this.scale = h('span', { class: 'nbsight-scale', 'aria-hidden': 'true' }, ...marks);
+  }
+
+  /** Colours on both sides of 0, or on one. */
+  sign(isSigned: boolean): void {
+    this.isSigned = isSigned;
   }
 
   /** No ends: there are no colours to explain. */

@@ -98,6 +98,7 @@ export const STYLE = `
 .nbsight-body { align-items: start; display: grid; gap: 14px 26px; grid-template-columns: minmax(0, max-content) 264px; }
 .nbsight[data-narrow] .nbsight-body { grid-template-columns: minmax(0, 1fr); }
 .nbsight-plane { min-width: 0; }
+.nbsight-below { border-top: 1px solid var(--nb-line); margin: 14px 0 0; padding: 12px 0 0; }
 .nbsight-beside { border-left: 1px solid var(--nb-line); min-height: 150px; padding: 0 0 2px 18px; }
 .nbsight[data-narrow] .nbsight-beside { border-left: 0; border-top: 1px solid var(--nb-line); min-height: 0; padding: 10px 0 0; }
 .nbsight-beside h3 { color: var(--nb-ink); font-size: 13px; font-weight: 600; line-height: 18px; margin: 0 0 1px; }

@@ -46,7 +46,8 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
     private header: InspectorHeader,
     private buffer: DataView,
     private state: State,
-    private readonly host: Host<State, Place>
+    private readonly host: Host<State, Place>,
+    close?: () => void
   ) {
     this.tile = firstTile(header, buffer);
     this.state = fitted(header, state);
@@ -80,7 +81,11 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
     const plane = [this.map.node, this.legend.node, this.frame.readout];
     this.frame.lay(
       STYLE,
-      [this.axes.node, h('span', { class: 'nbsight-switch' }, this.zoom.in, this.zoom.out, this.zoom.all)],
+      [
+        this.axes.node,
+        h('span', { class: 'nbsight-switch' }, this.zoom.in, this.zoom.out, this.zoom.all),
+        ...(close ? [button('Close', 'Close this activation', close)] : [])
+      ],
       [this.tree.node, h('div', { class: 'nbsight-plane' }, ...plane), this.beside]
     );
     this.show();
@@ -90,11 +95,11 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
     }
   }
 
-  update(header: InspectorHeader, buffer: DataView): void {
+  update(header: InspectorHeader, buffer: DataView, state = this.state): void {
     this.header = header;
     this.buffer = buffer;
     this.tile = firstTile(header, buffer);
-    this.state = fitted(header, this.state);
+    this.state = fitted(header, state);
     this.selection = null;
     this.link.replace({ model: header.model, tokens: header.tokens });
     this.show();

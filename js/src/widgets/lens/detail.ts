@@ -3,9 +3,10 @@ import { h } from '../../shared/dom';
 import { failure } from '../../shared/frame';
 import { probability, visible } from '../../shared/tokens';
 import type { LensData } from './data';
-import type { AskCell, Place, Ranking } from './types';
+import type { AskCell, Pin, Place, Ranking } from './types';
 
 const TOP_K = 10;
+const SIDES = ['The token of the contrast that is looked at', 'The one that is taken off'];
 const PATIENCE = 1000; // milliseconds before saying that the kernel is busy
 
 /** The ranking of the chosen cell: what was kept at once, then what the model answers. */
@@ -18,15 +19,18 @@ export class Detail {
 
   constructor(
     private data: LensData,
-    private readonly askCell: AskCell | undefined,
+    private askCell: AskCell | undefined,
     private readonly announce: (text: string) => void,
-    private readonly pin: (id: number, token: string) => void
+    private readonly pin: (pin: Pin) => void,
+    private readonly oppose: (side: 0 | 1, pin: Pin) => void,
+    private readonly inspect?: (layer: number, position: number) => void
   ) {
     this.show(null);
   }
 
-  replace(data: LensData): void {
+  replace(data: LensData, askCell: AskCell | undefined): void {
     this.data = data;
+    this.askCell = askCell;
     this.show(null);
   }
 
@@ -94,6 +98,11 @@ export class Detail {
       h('p', {}, 'after ', h('code', {}, visible(this.data.header.tokens[position]!)), ', likeliest next'),
       h('ol', { class: 'nbsight-bars' }, ...ranking.tokens.map((_, rank) => this.bar(ranking, rank)))
     );
+    if (this.inspect) {
+      const open = h('button', { type: 'button', class: 'nbsight-lens-inspect' }, 'Open the activation');
+      open.addEventListener('click', () => this.inspect!(layer, position));
+      this.node.append(open);
+    }
     if (error) {
       this.node.append(failure(error, () => this.show(place)));
     }
@@ -110,12 +119,23 @@ export class Detail {
       { type: 'button', title: `${title}. Follow it through the layers` },
       visible(token)
     );
-    name.addEventListener('click', () => this.pin(id, token));
+    name.addEventListener('click', () => this.pin({ id, token }));
+    const side = (at: 0 | 1) => {
+      const node = h(
+        'button',
+        { type: 'button', class: 'nbsight-lens-side', title: `${SIDES[at]}: ${visible(token)}` },
+        'ab'[at]!
+      );
+      node.addEventListener('click', () => this.oppose(at, { id, token }));
+      return node;
+    };
     return h(
       'li',
       { title },
       name,
       h('span', { class: 'nbsight-bar nbsight-lens-bar', 'aria-hidden': 'true' }, h('i', { style: width })),
+      side(0),
+      side(1),
       h('span', {}, probability(prob))
     );
   }

@@ -1,6 +1,6 @@
 import { clamp, h, uniqueId } from '../../shared/dom';
 import { moved } from '../../shared/moves';
-import { swatch } from '../../shared/palette';
+import type { Swatch } from '../../shared/palette';
 import { probability, visible } from '../../shared/tokens';
 import type { LensData } from './data';
 import type { Place } from './types';
@@ -23,6 +23,8 @@ export interface GridEvents {
 export class Grid {
   readonly node: HTMLElement;
   active: Place = [0, 0];
+  /** the layers that have a row, lowest first */
+  private layers: number[] = [];
   private readonly sheet = h('div', { class: 'nbsight-lens-sheet', role: 'presentation' });
   private readonly id = uniqueId('nbsight-lens');
   private rows: HTMLElement[] = [];
@@ -36,7 +38,7 @@ export class Grid {
   constructor(
     private data: LensData,
     private dark: boolean,
-    private readonly depth: (place: Place) => number,
+    private readonly colour: (place: Place, dark: boolean) => Swatch,
     private readonly events: GridEvents
   ) {
     this.node = h('div', { class: 'nbsight-lens-grid', role: 'grid', tabindex: 0 }, this.sheet);
@@ -61,19 +63,34 @@ export class Grid {
     this.selected = null;
     this.marked = null;
     this.active = [data.nLayers - 1, data.nPositions - 1];
-    this.node.setAttribute('aria-rowcount', String(data.nLayers + 1));
+    this.layers = data.rows(1, null);
     this.node.setAttribute('aria-colcount', String(data.nPositions + 1));
     this.node.setAttribute(
       'aria-label',
       `Logit lens, ${data.nLayers} layers by ${data.nPositions} positions. Arrow keys move, Enter shows the likeliest tokens.`
     );
-    this.rows = Array.from({ length: data.nLayers }, (_, row) =>
+    this.build();
+  }
+
+  /** Show these layers only. */
+  stride(layers: number[]): void {
+    if (layers.join() !== this.layers.join()) {
+      this.layers = layers;
+      this.active = [layers[this.rowOf(this.active[0])]!, this.active[1]];
+      this.build();
+    }
+  }
+
+  private build(): void {
+    const count = this.layers.length;
+    this.node.setAttribute('aria-rowcount', String(count + 1));
+    this.rows = Array.from({ length: count }, (_, row) =>
       h('div', { class: 'nbsight-lens-row', role: 'row', 'aria-rowindex': row + 1 })
     );
     this.foot = h('div', {
       class: 'nbsight-lens-row nbsight-lens-foot',
       role: 'row',
-      'aria-rowindex': data.nLayers + 1
+      'aria-rowindex': count + 1
     });
     this.sheet.replaceChildren(...this.rows, this.foot);
     this.resize(this.room);
@@ -136,6 +153,12 @@ export class Grid {
     this.node.setAttribute('aria-activedescendant', this.cellId(this.active));
   }
 
+  /** The row of a layer, or of the next above it that has one. */
+  private rowOf(layer: number): number {
+    const row = this.layers.findIndex(each => each >= layer);
+    return row < 0 ? this.layers.length - 1 : row;
+  }
+
   private cellId([layer, position]: Place): string {
     return `${this.id}-${layer}-${position}`;
   }
@@ -156,7 +179,7 @@ export class Grid {
     const gap = () =>
       h('div', { role: 'presentation', style: `flex: none; width: ${first * this.column}px` });
     this.rows.forEach((row, index) => {
-      const layer = this.data.nLayers - 1 - index;
+      const layer = this.layers[this.layers.length - 1 - index]!;
       const cells: HTMLElement[] = [this.rowLabel(layer), gap()];
       for (let position = first; position < last; position++) {
         cells.push(this.cell([layer, position]));
@@ -193,7 +216,7 @@ export class Grid {
   }
 
   private cell(place: Place): HTMLElement {
-    const { fill, ink } = swatch(this.depth(place), this.dark);
+    const { fill, ink } = this.colour(place, this.dark);
     const attributes = {
       id: this.cellId(place),
       class: 'nbsight-lens-cell',
@@ -208,10 +231,11 @@ export class Grid {
   }
 
   private onKey(event: KeyboardEvent): void {
-    const { nLayers: rows, nPositions: columns } = this.data;
-    const next = moved(event, this.active, { rows, columns });
+    const [rows, columns] = [this.layers.length, this.data.nPositions];
+    const next = moved(event, [this.rowOf(this.active[0]), this.active[1]], { rows, columns });
     if (next) {
-      this.active = this.data.clamp(next);
+      const row = clamp(next[0], 0, rows - 1);
+      this.active = this.data.clamp([this.layers[row]!, next[1]]);
       this.reveal();
       this.events.point(this.active, true);
     } else if (event.key === 'Enter' || event.key === ' ') {
@@ -234,7 +258,7 @@ export class Grid {
     } else if (width > 0 && left + this.column > this.node.scrollLeft + width) {
       this.node.scrollLeft = left + this.column - width;
     }
-    const row = this.rows[this.data.nLayers - 1 - layer]!;
+    const row = this.rows[this.layers.length - 1 - this.rowOf(layer)]!;
     const height = this.node.clientHeight - this.foot.offsetHeight;
     if (row.offsetTop < this.node.scrollTop) {
       this.node.scrollTop = row.offsetTop;

@@ -1,19 +1,21 @@
 import { LastAsked } from '../../shared/ask';
 import { Link } from '../../shared/bus';
-import { Choice } from '../../shared/controls';
 import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
 import { heatmapSvg } from '../../shared/heatmapsvg';
 import { Legend } from '../../shared/legend';
-import { Lines } from '../../shared/lines';
 import type { Host, View } from '../../shared/mount';
-import { series, swatch } from '../../shared/palette';
+import { type Swatch, signed, swatch } from '../../shared/palette';
 import { floats } from '../../shared/payload';
 import { Prompts } from '../../shared/prompts';
 import { BESIDE } from '../../shared/style';
 import type { Value } from '../../shared/table';
 import { number, probability, visible } from '../../shared/tokens';
-import { LensData } from './data';
+import { Below } from '../inspector/below';
+import { Choices } from './choices';
+import { Contrast } from './contrast';
+import { Courses } from './courses';
+import { isDifference, LensData, pairOf, wanted } from './data';
 import { Detail } from './detail';
 import { Grid, same } from './grid';
 import { STYLE } from './style';
@@ -25,7 +27,9 @@ const MEANING: Record<Statistic, string> = {
   entropy: 'entropy in nats; deep: sure',
   kl: 'KL from the last layer in nats; deep: already there',
   probability: 'probability of',
-  rank: 'rank of, 0 is the top; deep: high up'
+  rank: 'rank of, 0 is the top; deep: high up',
+  logit_difference: 'logit difference',
+  probability_difference: 'probability difference'
 };
 
 /** The logit lens: a grid to read, a ranking to look closer, tokens to follow. Plain data, no kernel. */
@@ -35,15 +39,16 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   private readonly frame: Frame;
   private readonly grid: Grid;
   private readonly detail: Detail;
-  private readonly lines: Lines;
+  private readonly courses: Courses;
   private readonly link: Link;
   private readonly following: LastAsked | null;
-  private readonly statistic: Choice<Statistic>;
+  private readonly choices: Choices;
   private readonly prompts: Prompts;
+  private readonly contrast: Contrast;
+  private readonly below: Below | null;
   private readonly check = h('span', { class: 'nbsight-lens-check' });
   private readonly tick = h('i', { hidden: true });
   private readonly legend = new Legend(false, this.tick);
-  private readonly pins = h('div', { class: 'nbsight-lens-pins', 'aria-label': 'Followed tokens' });
   private readonly plane: HTMLElement;
   private data: LensData;
   private selection: Place | null = null;
@@ -57,7 +62,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     private readonly host: Host<State, Place>
   ) {
     this.data = new LensData(header, buffer);
-    this.grid = new Grid(this.data, false, place => this.depth(place), {
+    this.grid = new Grid(this.data, false, (place, dark) => this.swatch(place, dark), {
       point: (place, keyboard) => this.point(place, keyboard),
       choose: place => this.choose(place)
     });
@@ -65,13 +70,18 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
       this.data,
       this.askCell(),
       text => this.frame.announce(text),
-      (id, token) => this.pin({ id, token })
+      pin => this.pin(pin),
+      (side, pin) => this.contrast.pick(side, pin),
+      host.ask ? (layer, position) => void this.below?.open({ layer, position }) : undefined
     );
-    this.lines = new Lines(this.linesSpec(), {
-      point: (_, layer) => this.link.say(layer === null ? {} : { layer, position: this.column() }),
-      choose: (_, layer) => this.choose([layer, this.column()])
-    });
-    this.statistic = new Choice<Statistic>('Colour', [], statistic => this.set({ statistic }));
+    this.courses = new Courses(
+      {
+        point: layer => this.link.say(layer === null ? {} : { layer, position: this.column() }),
+        choose: layer => this.choose([layer, this.column()])
+      },
+      pin => this.pin(pin)
+    );
+    this.choices = new Choices(host.ask !== undefined, change => this.set(change));
     this.plane = h(
       'div',
       { class: 'nbsight-plane' },
@@ -85,21 +95,36 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
       this.legend.node
     );
     this.frame = new Frame(parent, this, host.ask);
-    this.plane.append(this.frame.readout, this.pins, this.lines.node);
+    this.plane.append(this.frame.readout, this.courses.pins, this.courses.lines.node);
     this.following = host.ask
-      ? new LastAsked(host.ask, (stage, error) => this.frame.stage(stage, error, () => void this.follow()))
+      ? new LastAsked(host.ask, (stage, error) => {
+          this.frame.stage(stage, error, () => void this.follow());
+          if (stage === 'failed') {
+            this.retreat();
+          }
+        })
       : null;
+    this.below = host.ask ? new Below(host.ask, this.frame) : null;
+    this.contrast = new Contrast(
+      host.ask,
+      this.frame,
+      contrast => this.oppose(contrast),
+      isOpen => this.detail.node.toggleAttribute('data-contrast', isOpen)
+    );
     this.prompts = new Prompts(host.ask, ['prompt'], this.frame);
     this.link = new Link({ model: header.model, tokens: header.tokens }, linked => {
       this.grid.link(linked?.layer == null ? [] : [linked.layer], linked?.positions ?? []);
-      this.lines.mark(linked?.layer ?? null);
+      this.courses.lines.mark(linked?.layer ?? null);
     });
     this.frame.lay(
       STYLE,
-      [this.statistic.node, ...(host.ask ? [this.prompts.button] : []), this.check],
+      [...this.choices.nodes, this.contrast.button, this.prompts.button, this.check],
       [this.plane, this.detail.node]
     );
-    this.frame.controls.after(this.prompts.node);
+    this.frame.controls.after(this.prompts.node, this.contrast.node);
+    if (this.below) {
+      this.frame.body.after(this.below.node);
+    }
     this.describe();
     this.frame.start();
     void this.follow();
@@ -109,7 +134,10 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
 
   /** Show other data in the same place; where only more is known of the same lens, nothing moves. */
   update(header: LensHeader, buffer: DataView): void {
-    const isSame = header.prompt === this.data.header.prompt && header.model === this.data.header.model;
+    const before = this.data.header;
+    const isOfSame = header.prompt === before.prompt && header.model === before.model;
+    const isSame = isOfSame && header.component === before.component && header.lens === before.lens;
+    const place = this.selection;
     this.data = new LensData(header, buffer);
     this.link.replace({ model: header.model, tokens: header.tokens });
     if (isSame) {
@@ -119,10 +147,16 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
       this.selection = null;
       this.grid.show(this.data);
       this.grid.select(null);
-      this.detail.replace(this.data);
+      this.detail.replace(this.data, this.askCell());
     }
     this.describe();
     this.frame.refresh();
+    if (!isSame && isOfSame) {
+      this.select(place);
+    } else if (!isOfSame) {
+      this.below?.close();
+      void this.follow(); // the tokens that are followed stay
+    }
   }
 
   /** Show a selection that came from elsewhere, for example from Python. */
@@ -132,9 +166,10 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
       return;
     }
     this.selection = inside;
+    this.grid.stride(this.layers());
     this.grid.select(inside);
     this.detail.show(inside);
-    this.drawPins();
+    this.drawCourses();
     this.point(null, false);
   }
 
@@ -152,6 +187,8 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     this.detail.stop();
     this.following?.stop();
     this.prompts.leave();
+    this.contrast.leave();
+    this.below?.close();
     this.link.close();
     this.frame.destroy();
   }
@@ -160,7 +197,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
 
   private askCell(): AskCell | undefined {
     const ask = this.host.ask;
-    if (!ask) {
+    if (!ask || !this.data.header.asks) {
       return undefined;
     }
     interface Cell {
@@ -175,16 +212,43 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
 
   /** Ask for what is to be shown and not known yet; it comes with the header. */
   private async follow(): Promise<void> {
-    const { pins, statistic } = this.state;
+    const { header } = this.data;
+    const { statistic, lens, component } = this.state;
+    const pins = wanted(this.state);
+    const isOther = (component || header.component) !== header.component || lens !== header.lens;
     const statistics = (statistic === 'entropy' || statistic === 'kl') && !this.data.hasStatistics;
-    if (!statistics && pins.every(pin => this.data.follows(pin))) {
+    if (!isOther && !statistics && pins.every(pin => this.data.follows(pin))) {
       return;
     }
     if (!this.following) {
       this.frame.say('No kernel is attached, so this cannot be computed now.');
       return;
     }
-    await this.following.put('more', { track: pins.map(pin => pin.id), statistics });
+    const track = pins.map(pin => pin.id);
+    await this.following.put('more', { lens, component, track, statistics });
+  }
+
+  /** Where another part or lens could not be read, the choice says again what is on show. */
+  private retreat(): void {
+    const { component, lens } = this.data.header;
+    if (this.state.component !== component || this.state.lens !== lens) {
+      this.state = { ...this.state, component, lens };
+      this.host.set({ component, lens });
+      this.describe();
+    }
+  }
+
+  /** Set two tokens against each other; once both are there the colour says their difference. */
+  private oppose(contrast: State['contrast']): void {
+    const next = { ...this.state, contrast };
+    const { statistic } = this.state;
+    if (pairOf(next) && !isDifference(statistic)) {
+      this.set({ contrast, statistic: 'logit_difference' });
+    } else if (!pairOf(next) && isDifference(statistic)) {
+      this.set({ contrast, statistic: 'top' });
+    } else {
+      this.set({ contrast });
+    }
   }
 
   private pin(pin: Pin): void {
@@ -218,16 +282,27 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   }
 
   private value(place: Place): number {
-    return this.data.statistic(this.state.statistic, place, this.last());
+    return this.data.statistic(this.state.statistic, place, this.state);
   }
 
   private depth(place: Place): number {
     return this.data.depth(this.state.statistic, this.value(place), this.most);
   }
 
+  private swatch(place: Place, dark: boolean): Swatch {
+    return isDifference(this.state.statistic)
+      ? signed(this.depth(place), dark)
+      : swatch(this.depth(place), dark);
+  }
+
   private meaning(): string {
     const { statistic } = this.state;
     const last = this.last();
+    const pair = pairOf(this.state);
+    if (pair && isDifference(statistic)) {
+      const [first, second] = pair.map(pin => visible(pin.token));
+      return `${MEANING[statistic]}: ${first} − ${second}`;
+    }
     const named = last && (statistic === 'probability' || statistic === 'rank');
     return named ? MEANING[statistic].replace('of', `of ${visible(last.token)}`) : MEANING[statistic];
   }
@@ -236,19 +311,10 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     const { header, nLayers, nPositions } = this.data;
     const size = `${nLayers} layers × ${nPositions} ${nPositions === 1 ? 'token' : 'tokens'}`;
     this.frame.describe(header.model ? `${header.model} · ${size}` : size, header.provenance);
-    const last = this.last();
-    this.statistic.offer([
-      ['top', 'probability of the top token'],
-      ['entropy', 'entropy'],
-      ['kl', 'KL from the last layer'],
-      ...(last
-        ? ([
-            ['probability', `probability of ${visible(last.token)}`],
-            ['rank', `rank of ${visible(last.token)}`]
-          ] as const)
-        : [])
-    ]);
-    this.statistic.show(this.state.statistic);
+    this.choices.show(this.data, this.state);
+    this.prompts.button.hidden = !this.host.ask || !header.editable;
+    this.grid.stride(this.layers());
+    this.contrast.show(this.state.contrast, this.data.tokens());
     this.prompts.show({ prompt: header.prompt });
     this.check.textContent =
       header.check === null
@@ -256,67 +322,26 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
         : header.check < 1e-3
           ? `✓ last row is the model’s output (to ${number(header.check, 2)})`
           : `✗ last row differs from the model’s output by ${number(header.check, 2)}`;
-    this.most = this.data.most(this.state.statistic, last);
+    this.most = this.data.most(this.state);
     this.grid.recolour(this.frame.dark);
+    this.legend.sign(isDifference(this.state.statistic));
     this.legend.show(this.ends(), this.meaning(), this.frame.dark);
-    this.drawPins();
+    this.drawCourses();
   }
 
   /** What the ends of the colours stand for. */
   private ends(): [low: string, high: string] {
     const { statistic } = this.state;
     const isShare = statistic === 'top' || statistic === 'probability';
+    if (isDifference(statistic)) {
+      const end = number(this.most, 2);
+      return [`−${end}`, end];
+    }
     return isShare ? ['0', '1'] : [number(this.most, 2), '0'];
   }
 
-  private linesSpec() {
-    const name = this.state.statistic === 'rank' ? 'rank' : 'probability';
-    const column = this.column();
-    const dark = this.frame?.dark ?? false;
-    return {
-      title: `Followed tokens after ${visible(this.data.header.tokens[column] ?? '')} (position ${column})`,
-      x: this.data.header.layers.map(String),
-      xTitle: `layer, at position ${column} after ${visible(this.data.header.tokens[column] ?? '')}`,
-      yTitle: name === 'rank' ? 'rank + 1' : 'probability',
-      isLog: name === 'rank',
-      ...(name === 'probability' ? { limits: [0, 1] as [number, number] } : {}),
-      lines: this.state.pins.map((pin, i) => {
-        const { colour, dashes } = series(i, dark);
-        const course = this.data.course(name, pin, column);
-        return {
-          name: visible(pin.token),
-          values: name === 'rank' ? course.map(rank => rank + 1) : course,
-          colour,
-          dashes,
-          strength: 'strong' as const,
-          isToken: true
-        };
-      })
-    };
-  }
-
-  private drawPins(): void {
-    this.lines.node.hidden = !this.state.pins.length;
-    this.lines.show(this.linesSpec());
-    this.pins.hidden = !this.state.pins.length;
-    this.pins.replaceChildren(
-      ...this.state.pins.map((pin, i) => {
-        const { colour, dashes } = series(i, this.frame.dark);
-        const style = `border-top: 2px ${dashes ? 'dashed' : 'solid'} ${colour}`;
-        const button = h(
-          'button',
-          {
-            type: 'button',
-            title: 'No longer follow',
-            'aria-label': `No longer follow ${visible(pin.token)}`
-          },
-          h('i', { style }),
-          `${visible(pin.token)} ×`
-        );
-        button.addEventListener('click', () => this.pin(pin));
-        return button;
-      })
-    );
+  private drawCourses(): void {
+    this.courses.show(this.data, this.state, this.column(), this.frame.dark);
   }
 
   private point(place: Place | null, keyboard: boolean): void {
@@ -328,7 +353,9 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
       this.frame.say();
       return;
     }
-    this.tick.style.left = `calc(${(100 * this.depth(shown)).toFixed(1)}% - 1px)`;
+    const depth = this.depth(shown);
+    const along = isDifference(this.state.statistic) ? (depth + 1) / 2 : depth;
+    this.tick.style.left = `calc(${(100 * along).toFixed(1)}% - 1px)`;
     const [layer, position] = shown;
     const where = `Layer ${this.data.header.layers[layer]}, position ${position}: after `;
     const [read, next] = [visible(this.data.header.tokens[position]!), visible(this.data.token(shown))];
@@ -369,20 +396,25 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     return rows;
   }
 
+  private layers(): number[] {
+    return this.data.rows(this.state.stride, this.selection);
+  }
+
   table(): HTMLElement {
-    return lensTable(this.data, this.grid.active[1]);
+    return lensTable(this.data, this.grid.active[1], undefined, this.layers());
   }
 
   picture(): string {
     const [low, high] = this.ends();
     const tokens = this.data.header.tokens.map(visible);
+    const layers = this.layers();
     return heatmapSvg(
       {
         name: '',
-        rows: this.data.header.layers.map(String),
+        rows: layers.map(layer => String(this.data.header.layers[layer])),
         columns: this.data.nPositions,
-        swatch: (layer, position, dark) => swatch(this.depth([layer, position]), dark),
-        text: (layer, position) => visible(this.data.token([layer, position])),
+        swatch: (row, position, dark) => this.swatch([layers[row]!, position], dark),
+        text: (row, position) => visible(this.data.token([layers[row]!, position])),
         describe: () => '',
         column: [70, 104]
       },
@@ -393,21 +425,21 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
           low,
           high,
           meaning: this.meaning(),
-          signed: false
+          signed: isDifference(this.state.statistic)
         }
       }
     );
   }
 
   recolour(dark: boolean): void {
-    this.lines.recolour(dark);
+    this.courses.lines.recolour(dark);
     this.describe();
   }
 
   fit(width: number, narrow: boolean): void {
     const room = narrow ? width : width - BESIDE;
     this.grid.resize(room);
-    this.lines.resize(room);
+    this.courses.lines.resize(room);
   }
 
   key(event: KeyboardEvent): boolean {

@@ -12,6 +12,7 @@ import { SITES } from '../../shared/sites';
 import { BESIDE } from '../../shared/style';
 import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
+import { Below } from '../inspector/below';
 import { Beside } from './beside';
 import { NormsData } from './data';
 import { STYLE } from './style';
@@ -37,6 +38,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   private readonly what: Switch<What>;
   private readonly toggles: Record<'log' | 'first' | 'robust', Toggle>;
   private readonly legend = new Legend(false);
+  private readonly below: Below | null;
   private readonly caption = h('h4', { class: 'nbsight-norms-caption' });
   private data: NormsData;
   private selection: Place | null = null;
@@ -80,6 +82,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
       )
     };
     this.frame = new Frame(parent, this, host.ask);
+    this.below = host.ask ? new Below(host.ask, this.frame) : null;
     this.link = new Link(this.about(), linked => {
       this.map.link(
         linked?.layer == null ? [] : [linked.layer],
@@ -93,6 +96,9 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
       [this.what.node, ...Object.values(this.toggles).map(toggle => toggle.node)],
       [h('div', { class: 'nbsight-plane' }, ...plane), this.beside.node]
     );
+    if (this.below) {
+      this.frame.body.after(this.below.node);
+    }
     this.show();
     this.frame.start();
   }
@@ -100,6 +106,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   update(header: NormsHeader, buffer: DataView): void {
     this.data = new NormsData(header, buffer);
     this.selection = null;
+    this.below?.close();
     this.link.replace(this.about());
     this.show();
   }
@@ -121,6 +128,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   }
 
   destroy(): void {
+    this.below?.close();
     this.link.close();
     this.frame.destroy();
   }
@@ -317,6 +325,8 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
   private choose([layer, column]: Cell): void {
     this.select([layer, column + this.offset()]);
     this.host.select(this.selection);
+    const position = column + this.offset();
+    void this.below?.open({ layer, position, component: this.data.component(this.state) });
   }
 
   // --- for the frame -------------------------------------------------------------------------------
@@ -384,6 +394,7 @@ export class NormsView implements View<NormsHeader, State, Place>, Framed {
     if (event.key === 'Escape' && this.selection) {
       this.select(null);
       this.host.select(null);
+      this.below?.close();
       return true;
     }
     return false;
