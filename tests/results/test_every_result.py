@@ -33,6 +33,7 @@ MAKE: dict[str, Callable[[LanguageModel], Result]] = {
     "AttentionDifference": lambda model: attention_difference(model, PROMPT),
     "Lens": lambda model: logit_lens(model, PROMPT, statistics=True, track=[" city", " a"]),
     "ComponentLens": lambda model: component_lens(model, PROMPT, heads=[1], track=[" city"]),
+    "Generated": lambda model: model.generate(PROMPT, 6),
     "Norms": lambda model: stream_norms(model, PROMPT),
     "Tokens": lambda model: model.tokens(PROMPT),
     "Verification": verify,
