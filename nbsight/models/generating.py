@@ -1,13 +1,15 @@
-"""What `LanguageModel` gains for people who want text: results and streams of `generate`."""
+"""What `LanguageModel` gains for people who want text: results and streams of `generate`, and steering."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from nbsight.core.capture import enters_a_block
 from nbsight.core.tracer import Tracer
 from nbsight.errors import InputError
+from nbsight.models.steering import Steering
 from nbsight.models.writing import ALTERNATIVES, Stream
 
 __all__ = ["Generates"]
@@ -63,6 +65,42 @@ class Generates:
         kept = ALTERNATIVES if alternatives is None else alternatives
         stream = Stream(self, args, kwargs, alternatives=kept)  # type: ignore[arg-type]
         return stream if is_stream else stream.finish()
+
+    def steer(
+        self,
+        vector: Any,
+        *,
+        layer: int | Sequence[int],
+        strength: float = 1.0,
+        positions: Any = "all",
+        name: str = "resid_post",
+        inplace: bool = False,
+    ) -> Steering:
+        """Add a direction to the residual stream: `with model.steer(vector, layer=6, strength=4): ...`.
+
+        Args:
+            vector: The direction, (d_model,), or one for each layer, (layer, d_model).
+            layer: A layer, or several; negative ones count from the end.
+            strength: How many times the vector is added.
+            positions: "all", "prompt", "generated", "last" (the last of the prompt and all that follow), or
+                positions of the prompt, counted from its own first token: a number, a slice or a list.
+            name: Where it is added: `resid_pre`, `resid_mid`, `resid_post`, `attn_out` or `mlp_out`.
+            inplace: Whether it acts from now on, as a kept edit, until `remove()`.
+
+        Returns:
+            The steering: a context in which every run of the model is steered, and an entry of
+            `model.edits` while it acts.
+
+        Raises:
+            InputError: the vector does not fit the model, or the model's dtype does not hold it.
+            PathError: there is no such layer.
+            UnknownArchitectureError: the standard names are not known for this model.
+
+        Source: Turner et al., "Activation addition", 2023; Rimsky et al., "Steering Llama 2 via contrastive
+            activation addition", 2023.
+        """
+        steering = Steering(self, vector, layer, strength, positions, name)  # type: ignore[arg-type]
+        return steering.keep() if inplace else steering
 
 
 def _counted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], bool]:

@@ -187,8 +187,8 @@ class Stream:
             run.want(key)
             try:
                 while not run.ended:
-                    run.advance()
-                    if run.site is not None and run.site.module is place:
+                    run.advance()  # kept edits have stops of their own
+                    if run.site is not None and (run.site.module, run.site.kind) == key:
                         return True
             finally:
                 run.unwant(key)
