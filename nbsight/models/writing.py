@@ -85,6 +85,7 @@ class Stream:
         kwargs: What `model.generate` was given.
         alternatives: How many of the likeliest tokens to keep of each step.
         keeps_logits: Whether to keep the logits of every step, in the model's dtype, on the CPU.
+        forced: Ids that are taken in place of the model's choices, where there is one row.
 
     Raises:
         InputError: the prompt or an option cannot be used.
@@ -98,6 +99,7 @@ class Stream:
         *,
         alternatives: int = ALTERNATIVES,
         keeps_logits: bool = False,
+        forced: Sequence[int] = (),
     ) -> None:
         _check(model, kwargs, alternatives)
         self.model = model
@@ -113,6 +115,7 @@ class Stream:
         self._copies: int = generation.copies
         self._rows = [_Row(model) for _ in range(len(self._prompts) * self._copies)]
         self._ending: str | None = None
+        self._forced = forced
         #: For each step the logits, (row, d_vocab).
         self.logits: list[torch.Tensor] | None = [] if keeps_logits else None
         try:
@@ -162,6 +165,8 @@ class Stream:
         if not self._go(CHOICE):
             return None
         step = self._generation.last
+        if self._forced and run.site is not None:
+            run.site.value.fill_(self._forced[len(self._rows[0].tokens)])
         chosen = self._generation.chosen(step, None)
         found: list[GeneratedToken | None] = []
         for number, (row, ids) in enumerate(zip(self._rows, chosen, strict=True)):
