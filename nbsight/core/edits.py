@@ -36,6 +36,15 @@ class Edit:
         self.enabled = True
         self.owner: Model | None = None
 
+    @property
+    def source(self) -> str:
+        """Its text."""
+        return self.block.source
+
+    def explain(self, error: BaseException, names: dict[str, Any]) -> BaseException:
+        """What to raise where the block raised an error; `names` are the block's."""
+        return error
+
     def remove(self) -> None:
         """Take the edit off its model."""
         if self.owner is not None:
@@ -44,7 +53,7 @@ class Edit:
 
     def __repr__(self) -> str:
         state = "on" if self.enabled else "off"
-        first, *rest = self.block.source.splitlines() or [""]
+        first, *rest = self.source.splitlines() or [""]
         return f"Edit(line {self.block.line}, {state}: {first}{' …' if rest else ''})"
 
 
@@ -111,7 +120,7 @@ def replay(tracer: Tracer, run: Run) -> Crew | None:
             owner = edit.owner
             names[targets[0]] = tracer.root if owner is not tracer.root._family else tracer
         worker = Worker(edit.block, names, None)
-        worker.is_kept = True
+        worker.is_kept, worker.edit = True, edit
         worker.run = run
         worker.step = tracer.driver.step
         crew.add(worker)

@@ -158,6 +158,19 @@ class HeldTracer(Tracer):
         if self.trail is not None:
             self.trail.given = ((), {})  # the model's inputs
 
+    def release(self) -> None:
+        """Give the run up; safe to call twice, and from any thread."""
+        if self.state != "open":
+            return
+        if threading.get_ident() == self.home.thread:
+            try:
+                self.say_all()
+            finally:
+                self._leave()
+        else:  # only its own thread can unwind it, and will when it starts a run or ends
+            self.state = "closed"
+            self.home.orphans.append(self)
+
     # -- what envoys ask for -------------------------------------------------------------------
 
     def read(self, envoy: Any, what: str, frame: FrameType) -> Any:

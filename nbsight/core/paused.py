@@ -15,7 +15,6 @@ hangs on the model (`holding.py`).
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from types import FrameType
@@ -164,17 +163,7 @@ class PausedRun:
 
     def close(self) -> None:
         """Give the run up; the rest of the forward is not computed. Safe to call twice."""
-        tracer = self._tracer
-        if tracer.state != "open":
-            return
-        if threading.get_ident() == tracer.home.thread:
-            try:
-                tracer.say_all()
-            finally:
-                tracer._leave()
-        else:  # only its own thread can unwind it, and will when it starts a run or ends
-            tracer.state = "closed"
-            tracer.home.orphans.append(tracer)
+        self._tracer.release()
 
     # -- what is known of it -------------------------------------------------------------------
 

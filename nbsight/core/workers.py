@@ -76,6 +76,8 @@ class Worker(Participant):
     before: Any = None
     awaited: str | None = None
     got_from: tuple[str, Worker] | None = None
+    #: The kept edit whose block it is.
+    edit: Any = None
     #: What it asks for in a second forward, while it waits for that.
     late: Any = None
     #: Tells whether a captured value was left there by an earlier run of the same block.
@@ -282,7 +284,7 @@ class Worker(Participant):
         except GreenletExit:
             self.stopped = True
         except BaseException as error:  # the crew raises it where the user is
-            self.error = error
+            self.error = error if self.edit is None else self.edit.explain(error, self.names)
         self.done = True
         assert self._hub is not None
         return self._hub

@@ -54,9 +54,9 @@ class TokenGeneration(Generation):
         self._tokenizer = model.tokenizer
         self._watched = False
         self._settled = False
-        self._eos: list[int] = []
+        self.eos: list[int] = []
         #: Rows of a pass, and rows that are returned, for each row that was given.
-        self._copies = self._kept = 1
+        self.copies = self._kept = 1
         #: The column of the ids where the first new one is; None where only the first choice shows it.
         self._begin: int | None = None
         #: Positions that come before the ids, because they were given as embeddings.
@@ -72,9 +72,9 @@ class TokenGeneration(Generation):
         module = generating_part(tracer.root._module)
         setting = _settings(module, kwargs)
         eos = setting("eos_token_id")
-        self._eos = [] if eos is None else torch.as_tensor(eos).flatten().tolist()
+        self.eos = [] if eos is None else torch.as_tensor(eos).flatten().tolist()
         beams, self._kept = setting("num_beams") or 1, setting("num_return_sequences") or 1
-        self._copies, self.is_search = max(beams, self._kept), beams > 1
+        self.copies, self.is_search = max(beams, self._kept), beams > 1
         self._begin, self._unseen = _prompt_width(module, kwargs)
         self._width, self._settled, self._pending = self._begin, False, {}
         self._watched = _takes_criteria(module) and setting("cache_implementation") != "paged"
@@ -87,7 +87,7 @@ class TokenGeneration(Generation):
         if self.on_token is not None:
             self._check_streaming()
         self.is_ragged = any(part.left_pad != rows[0].left_pad for part in rows)
-        return [_copied(part, self._copies) for part in rows]
+        return [_copied(part, self.copies) for part in rows]
 
     def _check_streaming(self) -> None:
         if not self._watched:
@@ -111,7 +111,7 @@ class TokenGeneration(Generation):
         return self._ends(ids[:, -1]) if self.note(ids, start) else False
 
     def _ends(self, ids: torch.Tensor) -> torch.Tensor:
-        return torch.isin(ids, torch.tensor(self._eos, dtype=ids.dtype, device=ids.device))
+        return torch.isin(ids, torch.tensor(self.eos, dtype=ids.dtype, device=ids.device))
 
     def _settle(self) -> None:
         run = self.run
@@ -142,7 +142,7 @@ class TokenGeneration(Generation):
 
     def had_ended(self, ids: torch.Tensor, begin: int, column: int) -> list[bool]:
         """For each row, whether it chose a token that ends it before a column."""
-        if not self._eos or column <= begin:
+        if not self.eos or column <= begin:
             return [False] * len(ids)
         return self._ends(ids[:, begin:column]).any(1).tolist()
 
@@ -179,10 +179,10 @@ class TokenGeneration(Generation):
         ended = self.had_ended(self._ids, self._marks[number].begin, column)
         column_ids = self._ids[:, column].tolist()
         ids = [None if over else token for token, over in zip(column_ids, ended, strict=True)]
-        texts = [None if token is None else self._piece(row, token) for row, token in enumerate(ids)]
+        texts = [None if token is None else self.piece(row, token) for row, token in enumerate(ids)]
         self.on_token(Token(Step(number, self), ids, texts, self._tokenizer is not None))
 
-    def _piece(self, row: int, token: int) -> str:
+    def piece(self, row: int, token: int) -> str:
         """What can be shown of a row after one more token."""
         if self._tokenizer is None:
             return ""
@@ -203,9 +203,9 @@ class TokenGeneration(Generation):
         """One invoke's part of what the call returned, its ids as if they had been generated alone."""
         sequences = _sequences(result)
         part = rows.narrow(result)
-        if sequences is None or len(sequences) * self._copies != rows.total * self._kept:
+        if sequences is None or len(sequences) * self.copies != rows.total * self._kept:
             return part
-        own = self._own_sequences(_copied(rows, self._kept, self._copies), sequences)
+        own = self._own_sequences(_copied(rows, self._kept, self.copies), sequences)
         if sequences is result:
             return own
         return type(result)(**{**{name: part[name] for name in part}, "sequences": own})

@@ -18,7 +18,15 @@ from nbsight.errors import InputError
 from nbsight.models.limits import Limits
 from nbsight.models.tokens import Encoder
 
-__all__ = ["INPUT_NAMES", "Prompt", "has_input", "read_prompt", "refuse_tokenizer_options"]
+__all__ = [
+    "INPUT_NAMES",
+    "Prompt",
+    "chat_options",
+    "chats_in",
+    "has_input",
+    "read_prompt",
+    "refuse_tokenizer_options",
+]
 
 INPUT_NAMES = ("input_ids", "inputs_embeds", "encoder_outputs")
 """Keyword arguments that are an input by themselves."""
@@ -170,7 +178,7 @@ def _read(
         return given, False
     if isinstance(source, Mapping) and "role" not in source:
         return {**_from_mapping(source), **given}, False
-    texts, chats = _texts(source), _chats(source)
+    texts, chats = _texts(source), chats_in(source)
     if texts is not None:
         encoded = [encoder.encode(text, options) for text, options in _with_options(texts, kwargs)]
     elif chats is not None:
@@ -208,8 +216,8 @@ def _with_options(texts: list[str], kwargs: dict[str, Any]) -> list[tuple[str, d
     return [(text, {**options, "text_pair": pair}) for text, pair in zip(texts, pairs, strict=True)]
 
 
-def _chats(source: Any) -> list[list[Any]] | None:
-    """The chats in `source`, each a list of messages."""
+def chats_in(source: Any) -> list[list[Any]] | None:
+    """The chats in an input, each a list of messages; None if it is none."""
     if isinstance(source, Mapping):
         return [[source]]
     if not isinstance(source, (list, tuple)) or not source:
@@ -236,10 +244,14 @@ def _encode_chat(encoder: Encoder, chat: list[Any], options: dict[str, Any]) -> 
             "the input is chat messages, and this model's tokenizer has no chat template: it was not trained "
             "on chats. Write the prompt as text, or set `model.tokenizer.chat_template`."
         )
-    last_is_ours = options.get("continue_final_message", False)
-    options = {"add_generation_prompt": not last_is_ours, **options}
-    encoded = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, **options)
+    encoded = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, **chat_options(options))
     return {name: list(row) for name, row in encoded.items()}
+
+
+def chat_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a chat template is told: of these options its own, and that the answer comes next."""
+    own = {name: options[name] for name in CHAT_OPTIONS if name in options}
+    return {"add_generation_prompt": not own.get("continue_final_message", False), **own}
 
 
 # --- ids ------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from nbsight.core.generation import Generation
 from nbsight.core.mentions import KEYS_AND_VALUES, topics
 from nbsight.errors import EditError, InputError
 from nbsight.models.axes import axis_names, ids_in
+from nbsight.models.generating import Generates
 from nbsight.models.generation import Generator, TokenGeneration, generating_part
 from nbsight.models.inputs import Prompt, has_input, read_prompt, refuse_tokenizer_options
 from nbsight.models.joining import join_prompts
@@ -65,7 +66,7 @@ class BlockEnvoy(AliasedEnvoy):
             raise EditError(f"{error}\n{more}" if more else str(error)) from None
 
 
-class LanguageModel(NamedParts, NNsight):
+class LanguageModel(Generates, NamedParts, NNsight):
     """A language model whose inside can be read and changed.
 
     Its tree is there at once; the weights are loaded when they are first needed.

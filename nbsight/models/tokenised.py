@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from nbsight.models.chats import chat_text
+from nbsight.models.inputs import chat_options, chats_in
 from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
 from nbsight.results.tokens import TokenBatch, Tokens
@@ -28,11 +31,31 @@ def tokens_of(model: Any, prompt: Any, options: dict[str, Any]) -> Tokens | Toke
     prepared = model._prepare((prompt,), dict(options))
     rows = prepared.fields["input_ids"]
     tokenizer = model.tokenizer
-    texts = _texts(prompt, len(rows))
-    found = [tokens_of_ids(model, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
-    if len(found) == 1 and not _is_list(prompt):
-        return found[0]
-    return TokenBatch(found, getattr(tokenizer, "padding_side", "right"))
+    chats = chats_in(prompt)
+    if chats is not None:
+        told = chat_options(options)
+        found = [_tokens_of_chat(model, ids, chat, told) for ids, chat in zip(rows, chats, strict=True)]
+    else:
+        texts = _texts(prompt, len(rows))
+        found = [tokens_of_ids(model, ids, text, options) for ids, text in zip(rows, texts, strict=True)]
+    is_one = len(found) == 1 and not _is_list(prompt) and (chats is None or not _is_list_of_chats(prompt))
+    return found[0] if is_one else TokenBatch(found, getattr(tokenizer, "padding_side", "right"))
+
+
+def _is_list_of_chats(prompt: Any) -> bool:
+    return isinstance(prompt, (list, tuple)) and not isinstance(prompt[0], Mapping)
+
+
+def _tokens_of_chat(model: Any, ids: Any, chat: list[Any], told: dict[str, Any]) -> Tokens:
+    """The tokens of one chat, with whose each is."""
+    whole = chat_text(model.tokenizer, chat, told)
+    numbers = [int(one) for one in ids]
+    tokens = tokens_of_ids(model, numbers, whole.text, {"add_special_tokens": False})
+    known = whole.roles(model.tokenizer, numbers)
+    if known is None:
+        return tokens
+    roles, messages, own = known
+    return replace(tokens, roles=roles, messages=messages, is_content=own)
 
 
 def _is_list(prompt: Any) -> bool:

@@ -208,7 +208,7 @@ def edits(ip: Any, named: list[tuple[str | None, Any]], keys: Keys) -> list[dict
                 "id": keys.of("edit", edit),
                 "models": [name],
                 "enabled": bool(edit.enabled),
-                "text": edit.block.source,
+                "text": edit.source,
                 "where": f"line {number}" if cell is None else f"In [{cell}], line {number}",
                 "cell": cell,
             }

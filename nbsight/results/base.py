@@ -80,7 +80,8 @@ class Result:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _kinds[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):  # what several kinds share is none itself
+            _kinds[cls.__name__] = cls
 
     def __post_init__(self) -> None:
         settle = object.__setattr__  # frozen: arrays and labels are made uniform once, here

@@ -66,6 +66,9 @@ class Tokens(Result):
         start: For each the first character in `text` that it stands for.
         end: For each the character after its last.
         special: Whether each is one of the tokenizer's special tokens.
+        roles: For a chat whose message each belongs to, "" for none; None for what is no chat.
+        messages: The number of that message, -1 for none.
+        is_content: Whether it is of the message's own words, and not what the chat template put around them.
     """
 
     title = "tokens"
@@ -77,6 +80,9 @@ class Tokens(Result):
     start: NDArray[np.int64] = variable("position", unit="character")
     end: NDArray[np.int64] = variable("position", unit="character")
     special: NDArray[np.bool_] = variable("position")
+    roles: NDArray[np.object_] | None = variable("position", name="role", default=None)
+    messages: NDArray[np.int64] | None = variable("position", name="message", default=None)
+    is_content: NDArray[np.bool_] | None = variable("position", name="content", default=None)
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -163,6 +169,36 @@ class Tokens(Result):
                 found.append(tuple(int(place) for place in np.flatnonzero(inside)))
             at = self.text.find(core, at + 1)
         return tuple(found)
+
+    def of_role(self, role: str, *, message: int | None = None, frame: bool = False) -> tuple[int, ...]:
+        """The positions of what somebody said in a chat: `hidden[:, tokens.of_role("user")]`.
+
+        Args:
+            role: "system", "user", "assistant", or what else the messages have.
+            message: Only of this message, counted from 0 over the whole chat.
+            frame: Whether what the chat template puts around the words counts, too.
+
+        Raises:
+            InputError: this is no chat, or nobody of that role said anything.
+        """
+        if self.roles is None or self.messages is None or self.is_content is None:
+            raise InputError(
+                f"{_quoted(self.text)} has no roles: the input was not chat messages, or the tokenizer does "
+                'not tell where its tokens stand. Write `model.tokens([{"role": "user", "content": "..."}])`.'
+            )
+        chosen = self.roles == role
+        if message is not None:
+            chosen &= self.messages == message
+        if not frame:
+            chosen &= self.is_content
+        if not chosen.any():
+            said = ", ".join(
+                f"{number}: {self.roles[np.flatnonzero(self.messages == number)[0]]}"
+                for number in sorted(set(self.messages.tolist()) - {-1})
+            )
+            which = "" if message is None else f" in message {message}"
+            raise InputError(f"{role!r} says nothing{which} here; the messages are {said}.")
+        return tuple(int(place) for place in np.flatnonzero(chosen))
 
     def _numbered(self, position: Any) -> int:
         try:

@@ -26,6 +26,8 @@ from nbsight import (
     stream_norms,
     verify,
 )
+from nbsight.analysis.distributions import entropy, kl, log_probs
+from nbsight.analysis.generation_pair import compare_generations
 from nbsight.results.base import Result, _kinds
 
 PROMPT = "The Eiffel Tower is in the"
@@ -40,6 +42,13 @@ MAKE: dict[str, Callable[[LanguageModel], Result]] = {
     "AttributionCheck": lambda model: attribution_patching(model, PROMPT, OTHER, answers=ANSWERS).check(8),
     "DirectAttribution": lambda model: direct_attribution(model, PROMPT, ANSWERS, heads=True),
     "HeadScores": lambda model: head_scores(model, [PROMPT, "a b a b a b"]),
+    "Generated": lambda model: model.generate(PROMPT, 6),
+    "LogProbs": lambda model: log_probs(model, PROMPT),
+    "Entropy": lambda model: entropy(model, PROMPT),
+    "Divergence": lambda model: kl(model, PROMPT, model.trace(PROMPT, trace=False), None),
+    "GenerationPair": lambda model: compare_generations(
+        model, PROMPT, model.steer(np.ones(64), layer=4, strength=2), 5
+    ),
     "Norms": lambda model: stream_norms(model, PROMPT),
     "Tokens": lambda model: model.tokens(PROMPT),
     "Verification": verify,

@@ -236,6 +236,11 @@ def check_options(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     Raises:
         RemoteError: there is such a one.
     """
+    if len(args) > 1:
+        raise RemoteError(
+            "a run is given its input alone in a program on this server, and options by name, such as "
+            "`max_new_tokens=20`."
+        )
     wrong = sorted(kwargs.keys() - _OPTIONS)
     if wrong:
         raise RemoteError(f"a run is not given {', '.join(wrong)} in a program on this server.")
