@@ -13,12 +13,14 @@
     ├── GraphError (RuntimeError)        a gradient asked for where none was recorded
     ├── CaptureError (ValueError)        a block whose text is needed and cannot be had or used
     ├── SourceNotAvailable (ValueError)  a forward that cannot be shown operation by operation
+    ├── NotEnoughMemoryError (MemoryError)   weights or values that do not fit into memory
     ├── UnknownArchitectureError (ValueError)   an analysis that does not know where to look in a model
     └── RemoteError (RuntimeError)       a block that cannot travel, or a job that failed
 
 Each message says what was asked, what is there and what to write instead.
 
-`NbsightWarning` has two: `OrderNotice`, and `EditWarning` for an edit that may not do what was meant.
+`NbsightWarning` has three: `OrderNotice`, `MemoryNotice`, and `EditWarning` for an edit that may not do what
+was meant.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ __all__ = [
     "EditWarning",
     "GraphError",
     "InputError",
+    "MemoryNotice",
     "ModelLoadError",
     "ModelRunError",
     "NbsightError",
     "NbsightWarning",
     "NeverCalledError",
+    "NotEnoughMemoryError",
     "NotFiniteError",
     "OrderNotice",
     "OutOfOrderError",
@@ -108,6 +112,10 @@ class SourceNotAvailable(NbsightError, ValueError):
     """A forward cannot be shown operation by operation."""
 
 
+class NotEnoughMemoryError(NbsightError, MemoryError):
+    """Weights, or the values that a run keeps, do not fit into the memory that is free."""
+
+
 class UnknownArchitectureError(NbsightError, ValueError):
     """An analysis needs a part of the model that could not be found in it."""
 
@@ -127,6 +135,10 @@ class NbsightWarning(UserWarning):
 
 class OrderNotice(NbsightWarning):
     """A value was read after the model had passed it, at the price of another forward."""
+
+
+class MemoryNotice(NbsightWarning):
+    """Values like those that were just saved would not all fit into memory."""
 
 
 class EditWarning(NbsightWarning):

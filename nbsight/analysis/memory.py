@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 
 import torch
 
+from nbsight.core.room import free_bytes
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.limits import text_config
 
@@ -31,7 +31,7 @@ def rows_that_fit(model: LanguageModel, positions: int, read: int) -> int:
     # The stream and its copies, one MLP, the scores of one attention; then logits and a float copy.
     numbers = positions * (8 * width + 3 * inner) + 2 * heads * positions**2
     bytes_ = numbers * parameter.element_size() + 3 * 4 * read * (model._limits.vocabulary or 50_000)
-    return max(1, min(_MOST, math.floor(_free_memory(parameter.device) / 3 / bytes_)))
+    return max(1, min(_MOST, math.floor(free_bytes(parameter.device) / 3 / bytes_)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -46,17 +46,3 @@ def let_go() -> None:
     """Give back what the allocator of a GPU holds for later, which may be in the wrong pieces."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        # What the allocator holds and does not use is free for us as well.
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    try:
-        with open("/proc/meminfo") as file:
-            known = dict(line.split(":", 1) for line in file)
-        return int(known["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # not Linux
-        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 20
-        return pages * 4096 // 2

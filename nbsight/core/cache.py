@@ -14,6 +14,7 @@ import torch
 from nbsight.core.batching import Rows, map_tensors
 from nbsight.core.displays import cache_text, entry_text
 from nbsight.core.recurrent import narrow_at
+from nbsight.core.room import CacheRoom
 from nbsight.core.stacking import stack_steps
 from nbsight.errors import InputError, PathError
 
@@ -217,8 +218,10 @@ def fill(
         )
     envoys = root.modules() if modules is None else [_envoy(root, module) for module in modules]
     cache = Cache(names=root._other_names())
+    room = CacheRoom(len(envoys) * (include_output + include_inputs), device)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        room.took(tensor)
         kept = tensor.detach() if detach else tensor
         moved = kept.to(device=device, dtype=dtype or tensor.dtype, non_blocking=non_blocking)
         # The model may go on to change the tensor in place; a cache shows what was there.

@@ -28,6 +28,7 @@ from nbsight.core.context import _stack, current_tracer, running
 from nbsight.core.held import any_held
 from nbsight.core.measuring import memory_of
 from nbsight.core.participant import place_of
+from nbsight.core.room import MANY, note_large_save
 from nbsight.core.sites import Line, locate
 from nbsight.errors import OutsideTraceError
 
@@ -111,6 +112,8 @@ def _save_tensor(tensor: torch.Tensor) -> torch.Tensor:
     record.version = None if plain.is_inference() else plain._version
     _saved[key] = record
     tracer.note_saved(tensor, record)
+    if plain.numel() >= MANY:
+        note_large_save(tracer, plain, record.origin)
     return tensor
 
 

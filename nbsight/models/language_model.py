@@ -28,6 +28,7 @@ from nbsight.models.named import NamedParts
 from nbsight.models.names import find_blocks
 from nbsight.models.outputs import accept_block, accept_logits, show_block, show_logits
 from nbsight.models.renaming import AliasedEnvoy, Rename, chosen_envoy
+from nbsight.models.sizing import check_room_for
 from nbsight.models.tokens import Encoder, describe_lengths, single_token, str_tokens
 from nbsight.models.wrapped import NNsight
 
@@ -86,6 +87,7 @@ class LanguageModel(Generates, NamedParts, NNsight):
         attn_implementation: "eager", "sdpa", ...
         trust_remote_code: Whether code that comes with the model may run; off by default.
         dispatch: Whether to load the weights at once.
+        check_memory: Whether to refuse to load weights that are larger than the free memory.
         rename: Other names for modules.
         envoys: Classes for the envoys of some modules.
         tokenizer_kwargs: What `AutoTokenizer.from_pretrained` takes, such as `padding_side`.
@@ -107,6 +109,7 @@ class LanguageModel(Generates, NamedParts, NNsight):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         dispatch: bool = False,
+        check_memory: bool = True,
         rename: Rename | None = None,
         envoys: Any = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
@@ -131,9 +134,12 @@ class LanguageModel(Generates, NamedParts, NNsight):
                 options=load_kwargs,
                 kind=self._auto_class(),
             )
-            module = None if dispatch else self._loader.tree()
-        self._dispatched = self._loader is None or module is None
-        if module is None:
+            module = self._loader.tree()
+        self._checks_memory = check_memory
+        self._dispatched = self._loader is None or module is None or dispatch
+        if module is None or (dispatch and self._loader is not None):
+            if module is not None:
+                self._check_room(module)
             assert self._loader is not None
             module = self._loader.weights()
         super().__init__(module, rename=rename, envoys=envoys)
@@ -216,8 +222,13 @@ class LanguageModel(Generates, NamedParts, NNsight):
         with self._lock:
             if not self._dispatched:
                 assert self._loader is not None
+                self._check_room(self._module)
                 self._point_at(self._loader.weights())
                 self._dispatched = True
+
+    def _check_room(self, tree: nn.Module) -> None:
+        if self._checks_memory and self._loader is not None:
+            check_room_for(self._loader, tree)
 
     # -- tokens --------------------------------------------------------------------------------
 

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from nbsight.errors import ModelLoadError
-from nbsight.models.compat import quiet_progress, with_dtype
+from nbsight.models.compat import LOADS_AS_SAVED, dtype_in, quiet_progress, with_dtype
 from nbsight.models.hub import Source, find_source
+from nbsight.models.limits import text_config
 
 __all__ = ["Loader", "load_tokenizer"]
 
@@ -89,18 +90,39 @@ class Loader:
             self.config = config or AutoConfig.from_pretrained(self.source.path, **self.common)
         self.kind = kind or _auto_class(self.config)
 
-    def tree(self) -> nn.Module | None:
-        """The model without weights, on the meta device; None if this model cannot be made there."""
+    def tree(self, dtype: Any = None) -> nn.Module | None:
+        """The model without weights, on the meta device; None if this model cannot be made there.
+
+        Args:
+            dtype: Another dtype than the one to load it in.
+        """
         kind, config = self.kind, copy.deepcopy(self.config)
+        dtype = dtype or self.dtype
+        dtype = (
+            self.dtype_of_weights(None) if dtype == "auto" else dtype
+        )  # only files know, and there are none
         code = {"trust_remote_code": self.common["trust_remote_code"]}
         with self._explained("architecture"):
             # Some look at numbers while they are made, and the meta device has none.
             try:
                 with torch.device("meta"):
-                    module = kind.from_config(config, **with_dtype({**self.attention, **code}, self.dtype))
+                    module = kind.from_config(config, **with_dtype({**self.attention, **code}, dtype))
             except (NotImplementedError, RuntimeError):
                 return None
         return module.eval()
+
+    def dtype_of_weights(self, in_files: torch.dtype | None) -> torch.dtype:
+        """The dtype in which transformers will load the weights.
+
+        Args:
+            in_files: The dtype in the checkpoint's files; None if that is not known.
+        """
+        if isinstance(self.dtype, torch.dtype):
+            return self.dtype
+        if self.dtype is None and not LOADS_AS_SAVED:
+            return torch.float32
+        said = dtype_in(self.config) or dtype_in(text_config(self.config))
+        return said if isinstance(said, torch.dtype) else in_files or torch.float32
 
     def weights(self) -> nn.Module:
         """The model with its weights, where `device_map` puts it."""

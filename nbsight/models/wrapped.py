@@ -9,6 +9,7 @@ from torch import nn
 from nbsight.core.envoy import Envoy
 from nbsight.core.model import Model
 from nbsight.models.renaming import AliasedEnvoy, Rename, chosen_envoy, read_aliases
+from nbsight.results.sizes import Placement
 
 __all__ = ["NNsight", "wrap"]
 
@@ -32,6 +33,13 @@ class NNsight(AliasedEnvoy, Model):
         self._chosen_envoys = envoys
         super().__init__(module)
         self._aliases = read_aliases(rename, module)
+
+    @property
+    def placement(self) -> Placement:
+        """Where each part is: device, dtype, bytes, what is fetched when it runs; `.plot()` draws it."""
+        from nbsight.models.sizing import placement_of  # imports transformers, which wrapping does not need
+
+        return placement_of(self)
 
     def _envoy_class(self, path: str, module: nn.Module) -> type[Envoy]:
         return chosen_envoy(self._chosen_envoys, path, module) or AliasedEnvoy

@@ -1,0 +1,94 @@
+"""The headers of a checkpoint's files: names, shapes and dtypes of its tensors, without the tensors."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import get_safetensors_metadata
+
+from nbsight.models.hub import Source
+
+__all__ = ["SAFETENSORS_DTYPES", "Headers", "headers_of"]
+
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""What the format calls the dtypes that become another one when a model is loaded in it."""
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What the headers of safetensors files say.
+
+    Args:
+        files: Their names.
+        shapes: Shape of each tensor.
+        kinds: The dtype of each tensor as the format writes it.
+        bytes: Bytes of each tensor.
+    """
+
+    files: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    kinds: dict[str, str]
+    bytes: dict[str, int]
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The first dtype of numbers with a point, which is what transformers takes; None without any."""
+        return next((SAFETENSORS_DTYPES[k] for k in self.kinds.values() if k in SAFETENSORS_DTYPES), None)
+
+
+def headers_of(source: Source, common: dict[str, Any]) -> Headers | None:
+    """Read the headers of a checkpoint's files, a few kilobytes each; None where there are no such files.
+
+    Args:
+        source: Where the model is.
+        common: Options such as `revision` and `token`.
+    """
+    try:
+        if source.is_local:
+            folder = Path(source.path) / common.get("subfolder", "")
+            found = {file.name: _header(file) for file in sorted(folder.glob("model*.safetensors"))}
+        elif source.cached_only:
+            return None
+        else:
+            own = {name: common[name] for name in ("revision", "token") if name in common}
+            told = get_safetensors_metadata(source.path, **own)
+            found = {
+                name: {
+                    key: (info.dtype, tuple(info.shape), info.data_offsets[1] - info.data_offsets[0])
+                    for key, info in file.tensors.items()
+                }
+                for name, file in told.files_metadata.items()
+            }
+    except Exception:  # the hub's errors depend on the release of its library; the configuration is enough
+        return None
+    every = {key: value for file in found.values() for key, value in file.items()}
+    if not every:
+        return None
+    return Headers(
+        tuple(found),
+        {key: value[1] for key, value in every.items()},
+        {key: value[0] for key, value in every.items()},
+        {key: value[2] for key, value in every.items()},
+    )
+
+
+def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """The header of one file: eight bytes of length, then JSON."""
+    with file.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header = json.loads(opened.read(length))
+    return {
+        name: (info["dtype"], tuple(info["shape"]), info["data_offsets"][1] - info["data_offsets"][0])
+        for name, info in header.items()
+        if name != "__metadata__"
+    }
