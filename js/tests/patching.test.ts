@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { fromBase64 } from '../src/shared/payload';
 import { KernelError } from '../src/shared/rpc';
 import { PatchingData } from '../src/widgets/patching/data';
@@ -91,6 +91,28 @@ describe('the data', () => {
       "import nbsight\n\nclean = 'a $site'\n\n" +
         'nbsight.activation_patching(model, clean, corrupted, metric=\'kl\', sites=["z"], direction="noise")'
     );
+  });
+});
+
+describe('links', () => {
+  const heard = () => {
+    const said: string[][] = [];
+    const listen = (event: Event) => void said.push((event as CustomEvent).detail.tokens);
+    window.addEventListener('nbsight:point', listen);
+    onTestFinished(() => window.removeEventListener('nbsight:point', listen));
+    return said;
+  };
+  it('speak of the prompt that is run, also after a change of direction here or in Python', () => {
+    const { parent, press, view } = open();
+    const said = heard();
+    press('ArrowRight');
+    const noise = [...parent.querySelectorAll('button')].find(each => each.textContent === 'noise');
+    noise!.click();
+    press('ArrowRight');
+    view.configure({ ...STATE, direction: 'denoise' });
+    press('ArrowRight');
+    const { clean, corrupted } = fixture.header;
+    expect(said).toEqual([corrupted.tokens, clean.tokens, corrupted.tokens]);
   });
 });
 

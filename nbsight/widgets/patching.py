@@ -11,6 +11,7 @@ import torch
 
 from nbsight.analysis.patch_runs import Patch, PatchRuns
 from nbsight.analysis.patching import DIRECTIONS, PatchingSweep
+from nbsight.core.jobs import Job as WorkJob
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
@@ -146,14 +147,28 @@ class PatchingWidget(Widget):
                 direction=direction,
                 batch=self._batch(),
             )
-        for partial in sweep:
-            self._tables[key] = partial
-            yield {"key": key, "done": sweep.done, "runs": len(sweep), **_scale(partial)}, [_bytes(partial)]
+        # Listed beside those of cells. The page takes a sweep back by closing this generator, which the job
+        # hears as an end before its end; somebody else's stop is looked for after each batch.
+        listed = WorkJob(f"patching {site}", total=len(sweep), model=str(runs.model._name))
+        listed.start(sweep.done)
+        with listed:
+            for partial in sweep:
+                self._tables[key] = partial
+                listed.keep(partial)
+                listed.advance(to=sweep.done)
+                if listed.is_cancelled:
+                    listed.stopped()
+                    break
+                yield (
+                    {"key": key, "done": sweep.done, "runs": len(sweep), **_scale(partial)},
+                    [_bytes(partial)],
+                )
         self._tables[key] = result = sweep.result()
+        listed.keep(result)
         if sweep.is_complete:
             self._sweeps.pop(key)
         self.show(patching_payload(self._about(), self._tables))
-        return {"key": key, "done": sweep.done, "runs": len(sweep), **_scale(result)}, [_bytes(result)]
+        return _part(key, sweep, result)
 
     def _batch(self) -> int:
         """Runs in one step: a dozen steps, each at least one layer's."""
@@ -382,6 +397,11 @@ def _ends(direction: str) -> tuple[str, str]:
 
 def _given(runs: PatchRuns) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("clean", runs.clean), ("corrupted", runs.corrupted)
+
+
+def _part(key: str, sweep: PatchingSweep, result: Patching) -> Answer:
+    """What the page is told of a sweep."""
+    return {"key": key, "done": sweep.done, "runs": len(sweep), **_scale(result)}, [_bytes(result)]
 
 
 def _scale(result: Patching) -> dict[str, Any]:

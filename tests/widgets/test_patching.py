@@ -15,10 +15,13 @@ import traitlets
 from nbsight.analysis.metrics import logit_difference
 from nbsight.analysis.patch_runs import Patch, PatchRuns
 from nbsight.analysis.patching import activation_patching
+from nbsight.core import jobs
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.widgets.base import STILL_MIME
 from nbsight.widgets.patching import PatchingWidget
+from nbsight.widgets.worker import Job as Request
+from nbsight.widgets.worker import worker_for
 from tests.widgets.page import Page
 from tests.widgets.shared_patching import FIXTURE, as_json, shared_result
 
@@ -388,3 +391,84 @@ def test_a_result_whose_spans_have_names_still_makes_a_view(model):
     assert widget.header["tables"] == []
     assert "Patching" in widget.still_text()
     assert shared_result().best()[0] == "resid_post"
+
+
+# -- sweeps as jobs ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed():
+    """The jobs of this test."""
+    jobs._jobs.clear()
+    yield jobs.jobs
+    jobs._jobs.clear()
+
+
+SWEEP = {"site": "mlp_out", "direction": "denoise", "metric": "kl"}
+
+
+def test_a_sweep_of_the_view_is_a_job_with_its_result(widget, listed):
+    reply, _ = Page(widget).ask("sweep", **SWEEP)
+    (job,) = listed()
+    assert (job.title, job.model, job.state) == ("patching mlp_out", "nbsight/demo", "done")
+    assert job.done == job.total == reply["result"]["runs"]
+    widget.state = {"site": "mlp_out", "metric": "kl"}
+    assert job.result is widget.result
+
+
+def test_a_sweep_that_is_stopped_from_the_list_answers_with_what_it_has_and_goes_on(widget, listed):
+    def stop(job):
+        if 0 < job.done < job.total:
+            job.cancel()
+
+    jobs.listeners.append(stop)
+    try:
+        reply, _ = Page(widget).ask("sweep", **SWEEP)
+    finally:
+        jobs.listeners.remove(stop)
+    part = reply["result"]
+    assert 0 < part["done"] < part["runs"]
+    (job,) = listed()
+    assert (job.state, job.done) == ("stopped", part["done"])
+    reply, _ = Page(widget).ask("sweep", **SWEEP)
+    assert reply["result"]["done"] == part["runs"]
+    assert [job.state for job in listed()] == ["stopped", "done"]
+    again = activation_patching(widget._model, CLEAN, CORRUPTED, metric="kl", sites=["mlp_out"])
+    widget.state = {"site": "mlp_out", "metric": "kl"}
+    np.testing.assert_allclose(widget.result.values, again.values, atol=1e-6)
+
+
+def test_a_sweep_that_the_page_takes_back_is_over_for_the_list(widget, listed):
+    page = Page(widget)
+    worker = worker_for(widget._model)
+    heard = threading.Event()
+
+    def take_back(job):
+        if job.done and not heard.is_set():
+            heard.set()
+            page.say({"kind": "cancel", "id": "r1"})
+
+    jobs.listeners.append(take_back)
+    try:
+        page.say({"kind": "request", "id": "r1", "command": "sweep", "params": SWEEP})
+        assert heard.wait(30)
+        over = threading.Event()
+        worker.submit(over.set, Request())
+        assert over.wait(30)
+    finally:
+        jobs.listeners.remove(take_back)
+    (job,) = listed()
+    assert job.state == "stopped"
+    assert 0 < job.done < job.total
+
+
+def test_a_sweep_that_fails_says_so_in_the_list(model, listed):
+    def bad(logits):
+        raise ValueError("no such metric today")
+
+    widget = PatchingWidget(model, CLEAN, CORRUPTED, answers=ANSWERS)
+    widget._runs.metric = bad
+    reply, _ = Page(widget).ask("sweep", site="resid_post", direction="denoise", metric="custom")
+    assert not reply["ok"]
+    (job,) = listed()
+    assert (job.state, job.error) == ("failed", "ValueError: no such metric today")

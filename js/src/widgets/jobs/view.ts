@@ -49,6 +49,7 @@ export class JobsView implements View<JobsHeader, State, Place>, Framed {
   update(header: JobsHeader): void {
     this.header = header;
     this.heard = Date.now();
+    this.frame.say();
     this.show();
   }
 

@@ -105,7 +105,6 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       this.patched = null;
       this.frame.node.toggleAttribute('data-ghost', false);
     }
-    this.link.replace(this.about());
     this.show();
   }
 
@@ -217,6 +216,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   private show(): void {
     const { header } = this.data;
     const { base, donor } = ends(this.state.direction);
+    this.link.replace(this.about()); // the direction says whose tokens the columns are
     this.frame.describe(`${header.model} · run ${base}, copy from ${donor}`, header.provenance);
     this.site.offer(header.sites.map(site => [site, `${site} · ${SITES[site] ?? ''}`]));
     this.metric.offer(header.metrics.map(metric => [metric, METRICS[metric] ?? metric]));
