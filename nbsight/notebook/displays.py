@@ -9,15 +9,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["VIEWS", "Displays"]
+from nbsight.notebook.opening import VIEWS, inspector_of_saved, worth_a_map
 
-#: Results by module and class, and the widget that is made of one.
-VIEWS = {
-    ("nbsight.results.lens", "Lens"): ("nbsight.widgets.lens", "LensWidget"),
-    ("nbsight.results.norms", "Norms"): ("nbsight.widgets.norms", "NormsWidget"),
-    ("nbsight.results.patching", "Patching"): ("nbsight.widgets.patching", "PatchingWidget"),
-    ("nbsight.remote.attached", "Jobs"): ("nbsight.widgets.jobs", "JobsWidget"),
-}
+__all__ = ["VIEWS", "Displays"]
 
 
 def bundle_with(module: str, name: str) -> Callable[..., Any]:
@@ -29,6 +23,18 @@ def bundle_with(module: str, name: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module), name)(result)._repr_mimebundle_()
 
     return bundle
+
+
+def saved_bundle(value: Any, include: Any = None, exclude: Any = None) -> Any:
+    """A saved tensor, or a dictionary of them, as a map with the text that it always had."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    # an ordinary value, and any value in a terminal, is shown as ever
+    if shell is None or getattr(shell, "kernel", None) is None or not worth_a_map(value):
+        return None
+    data, metadata = inspector_of_saved(value)._repr_mimebundle_()
+    return {**data, "text/plain": shell.display_formatter.formatters["text/plain"](value)}, metadata
 
 
 def no_html(result: Any) -> Any:
@@ -66,6 +72,8 @@ class Displays:
             self._add(formatter.mimebundle_formatter, module, name, bundle_with(*view))
             # A page that strips colours would take HTML before the widget's picture.
             self._add(formatter.formatters["text/html"], module, name, no_html)
+        for module, name in (("torch", "Tensor"), ("builtins", "dict")):
+            self._add(formatter.mimebundle_formatter, module, name, saved_bundle)
         # Figures of `result.plot()` are made without pyplot, which is what lets a notebook draw others.
         if formatter.formatters["image/png"].for_type_by_name("matplotlib.figure", "Figure") is None:
             self._add(formatter.formatters["image/png"], "matplotlib.figure", "Figure", figure_bytes)

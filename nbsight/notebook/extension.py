@@ -97,6 +97,7 @@ class Loaded:
         comm.open(self.session.hello())
         jobs.listeners.append(self.session.note_job)
         in_cell.presenters.append(present)
+        alive.ended.append(self.session.prompts.note)
 
     def _after_cell(self, result: Any = None) -> None:
         """What is done when a cell is over; no failure here may become one of the cell's."""
@@ -118,6 +119,7 @@ class Loaded:
         if self.session is not None:
             in_cell.presenters.remove(present)
             jobs.listeners.remove(self.session.note_job)
+            alive.ended.remove(self.session.prompts.note)
             self.session.close()
             self.session = None
         self.folding.unload()

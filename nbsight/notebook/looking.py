@@ -1,38 +1,46 @@
-"""What a module or a saved value shows of itself when it is opened from the sidebar.
+"""What a module or a value shows of itself when it is opened beside the notebook.
 
-A widget where one is registered for it; else a summary that is made here, as HTML and as text.
+A widget where there is one for it; else a summary that is made here, as HTML and as text.
 """
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from typing import Any
 
 from nbsight.display.numbers import bytes_text, count_text
+from nbsight.notebook.opening import widget_of_module, widget_of_value
 
 __all__ = ["bundle_of_module", "bundle_of_value", "parameters_text"]
 
-LIVE = "application/vnd.jupyter.widget-view+json"
 LARGEST = 4_000_000  # elements; statistics of a larger tensor are those of a sample
 
-Bundle = tuple[dict[str, Any], dict[str, Any]]
+#: What is shown by type, what belongs to it, and the widget that is to be closed when it is no longer.
+Bundle = tuple[dict[str, Any], dict[str, Any], Any]
 
 
-def bundle_of_value(ip: Any, value: Any, row: dict[str, Any]) -> Bundle:
-    """A saved tensor.
+def bundle_of_value(value: Any, row: dict[str, Any]) -> Bundle:
+    """A value.
 
     Args:
-        ip: The shell.
-        value: The tensor.
+        value: A tensor, a result or anything else.
         row: What the sidebar knows of it.
     """
-    return _shown(ip, value) or _summary(_value_facts(value, row))
+    widget = widget_of_value(value, row.get("name") or "value")
+    return _summary(_value_facts(value, row)) if widget is None else _shown(widget)
 
 
-def bundle_of_module(ip: Any, model: Any, path: str) -> Bundle:
-    """A module of a model."""
-    return _shown(ip, model.get(path) if path else model) or _summary(_module_facts(model, path))
+def bundle_of_module(model: Any, path: str, prompt: Any, expression: str) -> Bundle:
+    """A module of a model.
+
+    Args:
+        model: The model.
+        path: The module's; "" for the model.
+        prompt: What the model was last run on; None where that is not known.
+        expression: The module as it is written in the notebook.
+    """
+    widget = widget_of_module(model, path, prompt, expression)
+    return _summary(_module_facts(model, path)) if widget is None else _shown(widget)
 
 
 def parameters_text(module: Any) -> str:
@@ -42,16 +50,9 @@ def parameters_text(module: Any) -> str:
     return f"{count_text(sum(one.numel() for one in parameters))}, {bytes_text(size)}"
 
 
-def _shown(ip: Any, value: Any) -> Bundle | None:
-    """The shell's own display, where that is a widget."""
-    data, metadata = ip.display_formatter.format(value)
-    if LIVE not in data:
-        return None
-    packed = {
-        mime: base64.b64encode(part).decode() if isinstance(part, bytes) else part
-        for mime, part in data.items()
-    }
-    return packed, metadata
+def _shown(widget: Any) -> Bundle:
+    data, metadata = widget._repr_mimebundle_()
+    return data, metadata, widget
 
 
 def _summary(facts: list[tuple[str, str]]) -> Bundle:
@@ -61,7 +62,7 @@ def _summary(facts: list[tuple[str, str]]) -> Bundle:
         f'<td style="text-align: left">{escape(fact)}</td></tr>'
         for name, fact in facts
     )
-    return {"text/plain": text, "text/html": f"<table>{rows}</table>"}, {}
+    return {"text/plain": text, "text/html": f"<table>{rows}</table>"}, {}, None
 
 
 def _value_facts(value: Any, row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from nbsight.core import jobs
 from nbsight.notebook import state
 from nbsight.notebook.memory import free_name, free_output, free_value
-from nbsight.notebook.names import users_names
+from nbsight.notebook.names import survey, users_names
+from nbsight.notebook.opening import close
 
 if TYPE_CHECKING:
     from nbsight.notebook.session import Session
@@ -29,10 +30,12 @@ class Request:
     Args:
         act: Gets the session and the message; returns what JSON knows.
         waits_for_cell: Whether it changes the user's names, and so waits for the running cell.
+        runs_model: Whether it may run a model, and so has its turn on that model's worker.
     """
 
     act: Callable[[Session, Data], Any]
     waits_for_cell: bool = False
+    runs_model: bool = False
 
 
 # -- the tree ----------------------------------------------------------------------------------
@@ -105,38 +108,64 @@ def _path(data: Data) -> str:
 
 def open_(session: Session, data: Data) -> Data:
     """What a module or a saved value shows of itself: a widget where there is one, else HTML and text."""
-    from nbsight.notebook.looking import bundle_of_module, bundle_of_value
+    from nbsight.notebook.looking import bundle_of_value
 
     if data.get("model") is not None:
         model = _model(session, data)
         path = _path(data)
         model._module.get_submodule(path)  # an AttributeError says which part is not there
-        bundle, metadata = bundle_of_module(session.ip, model, path)
-        return {"title": path or "model", "data": bundle, "metadata": metadata}
+        return _opened(session, path or "model", _bundle_of(session, model, path))
     if data.get("expression") is not None:
         return _open_expression(session, str(data["expression"]))
     value = session.keys.find(data.get("value"))
     if value is None:
         raise LookupError("this value is gone already.")
     row = next((row for row in state.saved(session.ip, session.keys) if row["id"] == data["value"]), {})
-    bundle, metadata = bundle_of_value(session.ip, value, row)
-    return {"title": row.get("name") or "saved value", "data": bundle, "metadata": metadata}
+    return _opened(session, row.get("name") or "saved value", bundle_of_value(value, row))
+
+
+def _bundle_of(session: Session, model: Any, path: str) -> Any:
+    from nbsight.notebook.looking import bundle_of_module
+
+    name = {id(known): name for name, known in state.named_models(session.ip)}.get(id(model))
+    expression = state.expression_of(name or "model", path)
+    return bundle_of_module(model, path, session.prompts.of(model), expression)
+
+
+def _opened(session: Session, title: str, bundle: Any) -> Data:
+    """What is shown beside the notebook; a widget lives until the page says that its tab is closed."""
+    data, metadata, widget = bundle
+    if widget is None:
+        return {"title": title, "data": data, "metadata": metadata}
+    session.opened[widget.model_id] = widget
+    return {"title": title, "data": data, "metadata": metadata, "view": widget.model_id}
+
+
+def close_view(session: Session, data: Data) -> None:
+    """Close a widget whose tab is gone, with all that it holds."""
+    widget = session.opened.pop(str(data.get("view")), None)
+    if widget is not None:
+        close(widget)
+        session.send_changes()
 
 
 def _open_expression(session: Session, text: str) -> Data:
     """What the cursor is on. Names are looked up and children walked to; nothing is evaluated."""
     from nbsight.notebook.completion import envoy_of
-    from nbsight.notebook.looking import bundle_of_module, bundle_of_value
+    from nbsight.notebook.looking import bundle_of_value
 
     found = envoy_of(text, session.ip.user_ns)
     value = users_names(session.ip.user_ns).get(text)
+    if value is None:  # an item of a container, as it is written in the sidebar
+        held = (one for part in survey(session.ip.user_ns).values() for one in part)
+        value = next((one.value for one in held if one.written == text), None)
     if found is not None:
-        bundle, metadata = bundle_of_module(session.ip, found._root, found._path)
+        bundle = _bundle_of(session, found._root, found._path)
     elif value is not None:
-        bundle, metadata = bundle_of_value(session.ip, value, {"name": text})
+        bundle = bundle_of_value(value, {"name": text})
     else:
         raise LookupError(f"`{text}` is no model, module or name of this notebook; run its cell first.")
-    return {"title": text, "data": bundle, "metadata": metadata}
+    return _opened(session, text, bundle)
 
 
 # -- changing ----------------------------------------------------------------------------------
@@ -205,7 +234,8 @@ def _there(session: Session, key: Any, gone: str) -> Any:
 REQUESTS = {
     "children": Request(children),
     "find": Request(find),
-    "open": Request(open_),
+    "open": Request(open_, runs_model=True),
+    "close-view": Request(close_view),
     "free": Request(free, waits_for_cell=True),
     "toggle-edit": Request(toggle_edit),
     "remove-edit": Request(remove_edit),

@@ -24,6 +24,7 @@ from nbsight.core import jobs
 from nbsight.core.job_rows import Pace, job_row
 from nbsight.notebook import state
 from nbsight.notebook.keys import Keys
+from nbsight.notebook.opening import Prompts, close
 from nbsight.notebook.requests import REQUESTS
 
 __all__ = ["PROTOCOL", "TARGET", "Session"]
@@ -50,6 +51,9 @@ class Session:
         self._sent: dict[str, Any] = {}
         self._pace = Pace(self._tell_job)
         self._is_open = True
+        #: The widgets that stand in tabs beside the notebook, by the id that pages know them by.
+        self.opened: dict[str, Any] = {}
+        self.prompts = Prompts()
         comm.on_msg(self._receive)
 
     # -- what goes out -------------------------------------------------------------------------
@@ -115,6 +119,8 @@ class Session:
         elif request.waits_for_cell:
             # the user's names are changed between two cells and never under one
             self._between_cells(lambda: self._run(key, request.act, data))
+        elif request.runs_model:
+            self._on_worker(lambda: self._run(key, request.act, data), data)
         else:
             self._run(key, request.act, data)
 
@@ -137,6 +143,11 @@ class Session:
                 {"op": "reply", "id": key, "ok": False, "error": text, "type": type(error).__name__}
             )
 
+    def _on_worker(self, act: Any, data: dict[str, Any]) -> None:
+        from nbsight.widgets.worker import Job, worker_for
+
+        worker_for(self.keys.find(data.get("model")) or self).submit(act, Job())
+
     def _between_cells(self, act: Any) -> None:
         loop = getattr(getattr(self.ip, "kernel", None), "io_loop", None)
         if loop is None or threading.current_thread() is threading.main_thread():
@@ -151,6 +162,12 @@ class Session:
                 self._send({"op": "bye"})
                 self._is_open = False
                 self._pace.stop()
+                for timer in self._later.values():
+                    timer.cancel()
+                self._later.clear()
+                for widget in self.opened.values():
+                    close(widget)
+                self.opened.clear()
                 self._comm.close()
 
 

@@ -115,14 +115,14 @@ class NormsWidget(Widget):
         block, model = int(norms.layers[layer]), self._called()
 
         def code(path: str) -> str:
-            prompt = literal(norms.prompt)
-            return f"with {model}.trace({prompt}):\n    value = {model}.std.get({path!r}, {block}).save()"
+            prompt, part = literal(norms.prompt), path.partition(" ")[0]
+            return f"with {model}.trace({prompt}):\n    value = {model}.std.get({part!r}, {block}).save()"
 
         inspection = Inspection(
-            norms.detail(block),
+            {f"{part} · layer {block}": value for part, value in norms.detail(block).items()},
             axes=("batch", "position", "d_model"),
             tokens=norms.tokens,
-            path=name,
+            path=f"{name} · layer {block}",
             code=code,
             origin={**norms.provenance, "layer": block},
             model_name=norms.model,

@@ -129,17 +129,47 @@ def test_the_filter_finds_modules(shared: Sidebar):
     page.wait_for_selector("[data-path='lm_head']")
 
 
-def test_a_double_click_opens_what_the_module_is(shared: Sidebar):
-    page = shared.page
-    page.locator("[data-path='lm_head'] > div > .jp-nbsight-name").dblclick()
-    opened = page.locator(".jp-nbsight-opened")
+CLOSE = (
+    "() => { for (const w of [...window.jupyterapp.shell.widgets('main')]) "
+    "if (w.node.querySelector('.jp-nbsight-opened')) w.close(); }"
+)
+OPEN = "print(len(get_ipython().kernel.comm_manager.comms))"
+
+
+def test_a_double_click_opens_the_inspector_and_its_tab_closes_it(shared: Sidebar):
+    page, notebook = shared.page, shared.notebook
+    before = notebook.python(6, OPEN)
+    opened = page.locator(".jp-nbsight-opened .nbsight-inspector")
+    for act in (
+        lambda: page.locator("[data-path='lm_head'] > div > .jp-nbsight-name").dblclick(),
+        lambda: shared.button("saved", "hidden", "Open").click(),
+        lambda: (notebook.type(5, "states[5]"), notebook.command("nbsight:open-name")),
+    ):
+        act()
+        opened.wait_for(timeout=20_000)
+        opened.locator(".nbsight-heat-rows > div").first.wait_for()
+        assert "capital" in opened.locator(".nbsight-heat-rows").inner_text()
+        opened.locator("[role=grid]").focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "() => document.querySelector('.jp-nbsight-opened .nbsight-readout').textContent"
+        )
+        page.evaluate(CLOSE)
+        opened.wait_for(state="detached")
+        page.wait_for_timeout(300)
+        assert notebook.python(6, OPEN) == before
+
+
+def test_freeing_a_value_closes_its_tab(shared: Sidebar):
+    page, notebook = shared.page, shared.notebook
+    notebook.python(6, "with model.trace(PROMPT):\n    spare = model.transformer.h[1].output[0].save()")
+    shared.button("saved", "spare", "Open").click()
+    opened = page.locator(".jp-nbsight-opened .nbsight-inspector")
     opened.wait_for()
-    assert "(1824, 64)" in opened.inner_text() or opened.locator("canvas, svg").count()
-    page.locator(".lm-TabBar-tab.lm-mod-current[data-type='document-title'], .lm-TabBar-tab").first.wait_for()
-    shared.page.evaluate(
-        "() => { for (const w of window.jupyterapp.shell.widgets('main')) "
-        "if (w.node.querySelector('.jp-nbsight-opened')) w.close(); }"
-    )
+    shared.button("saved", "spare", "Free").click()
+    opened.wait_for(state="detached")
+    shared.row("saved", "spare").wait_for(state="detached")
+    assert "freed" in page.locator(f"{PANEL} [role=status]").inner_text()
 
 
 def test_a_value_is_freed(shared: Sidebar):

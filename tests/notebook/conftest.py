@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
+import comm
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from nbsight.core import alive, saving
 from nbsight.notebook import extension
+from nbsight.notebook.session import TARGET
 
 
 class Comm:
@@ -36,7 +40,13 @@ class Comm:
         """Send a request and return the reply to it."""
         before = len(self.sent)
         self.receive({"content": {"data": {"op": op, "id": "question-1", **data}}})
-        return next(message for message in self.sent[before:] if message["op"] == "reply")
+        until = time.monotonic() + 60
+        while time.monotonic() < until:  # what runs a model is answered by its worker
+            for message in self.sent[before:]:
+                if message["op"] == "reply":
+                    return message
+            time.sleep(0.01)
+        raise AssertionError(f"no reply to {op}")
 
     def get(self):
         """The whole state, asked for."""
@@ -65,7 +75,11 @@ def notebook(plain, monkeypatch):
     """A shell as in a notebook with the extension loaded; `notebook.comm` is its comm."""
     comms = []
 
+    others = comm.create_comm
+
     def create(*args, **kwargs):
+        if kwargs.get("target_name") != TARGET:  # a widget's own
+            return others(*args, **kwargs)
         comms.append(Comm(*args, **kwargs))
         return comms[-1]
 

@@ -100,8 +100,10 @@ def test_a_click_opens_the_activation_whose_norm_it_is(model, norms, component):
     reply, buffers = page.ask("inspect", layer=3, position=2, component=component)
     assert reply["ok"], reply
     header = reply["result"]["header"]
-    assert (header["path"], header["model"]) == (component, "nbsight/demo")
-    assert [entry["path"] for entry in header["entries"]] == list(norms.components)
+    assert (header["path"], header["model"]) == (f"{component} · layer 3", "nbsight/demo")
+    assert [entry["path"] for entry in header["entries"]] == [
+        f"{part} · layer 3" for part in norms.components
+    ]
     names = {"model": model}
     exec(header["code"], names)
     value = names["value"]
@@ -109,8 +111,8 @@ def test_a_click_opens_the_activation_whose_norm_it_is(model, norms, component):
     assert reply["result"]["selection"] == (0, 2, int(value[0, 2].abs().argmax()))
     count = int(np.prod(header["arrays"]["peak"]["shape"]))
     np.testing.assert_allclose(np.frombuffer(buffers[0], "<f4", count).reshape(8, 64), value[0], atol=1e-5)
-    reply, _ = page.ask("inspect", "r2", path="resid_mid")
-    assert reply["result"]["header"]["path"] == "resid_mid"
+    reply, _ = page.ask("inspect", "r2", path="resid_mid · layer 3")
+    assert reply["result"]["header"]["path"] == "resid_mid · layer 3"
 
 
 @pytest.mark.parametrize(

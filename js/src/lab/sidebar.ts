@@ -6,7 +6,7 @@ import {
 } from '@jupyterlab/application';
 import { ICommandPalette, Notification } from '@jupyterlab/apputils';
 import { ILauncher } from '@jupyterlab/launcher';
-import { INotebookTracker } from '@jupyterlab/notebook';
+import { INotebookTracker, type NotebookPanel } from '@jupyterlab/notebook';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator, type TranslationBundle } from '@jupyterlab/translation';
@@ -15,7 +15,7 @@ import { icon, iconElement } from './sidebar/icon';
 import { insertCell, insertExpression } from './sidebar/insert';
 import type { KernelLink } from './sidebar/link';
 import { Links } from './sidebar/links';
-import { type Opened, openBeside } from './sidebar/open';
+import { closeTab, type Opened, openBeside } from './sidebar/open';
 import { SidebarPanel } from './sidebar/panel';
 import type { JobRow, ModuleList } from './sidebar/protocol';
 import { StatusItem } from './sidebar/status';
@@ -184,7 +184,7 @@ function addCommands(
         return;
       }
       try {
-        await openBeside(app, panel, await active.request<Opened>('open', { expression }));
+        await openInTab(app, panel, active, await active.request<Opened>('open', { expression }));
       } catch (error) {
         show();
         say((error as Error).message, true);
@@ -221,12 +221,12 @@ function actionsOf(
     }
     return link.request<ModuleList>(op, data);
   };
-  const open = async (data: object): Promise<void> => {
-    const { panel } = links;
+  const open = async (data: object, value?: string): Promise<void> => {
+    const { panel, active } = links;
     try {
       const opened = await ask<Opened>('open', data);
-      if (panel) {
-        await openBeside(app, panel, opened);
+      if (panel && active) {
+        await openInTab(app, panel, active, opened, value && `${active.kernel.id} ${value}`);
       }
     } catch (error) {
       say((error as Error).message, true);
@@ -246,8 +246,13 @@ function actionsOf(
       }
     },
     openModule: (model, path) => void open({ model: model.id, path }),
-    openValue: row => void open({ value: row.id }),
-    act: ask,
+    openValue: row => void open({ value: row.id }, row.id),
+    act: (op, data) => {
+      if (op === 'free' && links.active && typeof data.value === 'string') {
+        closeTab(`${links.active.kernel.id} ${data.value}`);
+      }
+      return ask(op, data);
+    },
     cancel: async (kernel, job) => {
       const link = links.link(kernel);
       const asked = ask('cancel-job', { job: job.id }, link);
@@ -264,6 +269,22 @@ function actionsOf(
     },
     icon: iconElement
   };
+}
+
+/** Show in a tab what the kernel has opened; it is told when the tab is closed. */
+function openInTab(
+  app: JupyterFrontEnd,
+  panel: NotebookPanel,
+  link: KernelLink,
+  opened: Opened,
+  value?: string
+): Promise<void> {
+  const closed = () => {
+    if (opened.view && link.isConnected) {
+      void link.request('close-view', { view: opened.view }).catch(() => undefined); // the kernel went first
+    }
+  };
+  return openBeside(app, panel, opened, closed, value);
 }
 
 function notify(job: JobRow, notebook: string, words: TranslationBundle, show: () => void): void {

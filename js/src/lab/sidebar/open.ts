@@ -11,10 +11,20 @@ export interface Opened {
   title: string;
   data: ReadonlyPartialJSONObject;
   metadata: ReadonlyPartialJSONObject;
+  /** the widget that the kernel made for this tab, to be closed with it */
+  view?: string;
 }
 
+const tabs = new Map<string, MainAreaWidget>();
+
 /** Show a module or a value in a tab beside the notebook, drawn as the notebook itself would draw it. */
-export async function openBeside(app: JupyterFrontEnd, panel: NotebookPanel, opened: Opened): Promise<void> {
+export async function openBeside(
+  app: JupyterFrontEnd,
+  panel: NotebookPanel,
+  opened: Opened,
+  closed: () => void,
+  value?: string
+): Promise<void> {
   const { rendermime } = panel.content;
   // The kernel's own answer to a gesture of this page, not a document from elsewhere.
   const model = new MimeModel({ data: opened.data, metadata: opened.metadata, trusted: true });
@@ -31,7 +41,24 @@ export async function openBeside(app: JupyterFrontEnd, panel: NotebookPanel, ope
   widget.title.icon = icon;
   widget.title.caption = `${opened.title} · ${panel.title.label}`;
   widget.title.closable = true;
-  panel.disposed.connect(() => widget.dispose());
+  const end = () => widget.dispose();
+  panel.disposed.connect(end);
+  widget.disposed.connect(() => {
+    panel.disposed.disconnect(end);
+    if (value !== undefined && tabs.get(value) === widget) {
+      tabs.delete(value);
+    }
+    closed();
+  });
+  if (value !== undefined) {
+    closeTab(value); // one tab for a value is enough
+    tabs.set(value, widget);
+  }
   app.shell.add(widget, 'main', { mode: 'split-right', ref: panel.id });
   await renderer.renderModel(model);
+}
+
+/** Close the tab of a value, which would keep it in memory. */
+export function closeTab(value: string): void {
+  tabs.get(value)?.dispose();
 }

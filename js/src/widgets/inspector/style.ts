@@ -12,14 +12,14 @@ export const STYLE = `
 .nbsight-inspector-tree ul:focus-visible li[data-active] { outline: 2px solid var(--nb-ring); outline-offset: -2px; }
 .nbsight-inspector-tree li > span { font-family: var(--nb-mono); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .nbsight-inspector-tree li > span[data-saved]::after { color: var(--nb-bar); content: ' •'; }
-.nbsight-inspector-tree small { color: var(--nb-muted); font-weight: 400; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.nbsight-inspector-tree small { color: var(--nb-muted); flex: 0 999 auto; font-weight: 400; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .nbsight-inspector-tree p { color: var(--nb-muted); font-size: 11px; margin: 0; }
 .nbsight-inspector-axes { align-items: center; display: inline-flex; flex-wrap: wrap; gap: 6px 14px; }
 .nbsight-inspector-axes input[type='range'] { accent-color: var(--nb-bar); width: 120px; }
 .nbsight-inspector-axes code { color: var(--nb-ink); min-width: 56px; }
 .nbsight-inspector-tick { color: var(--nb-muted); font-size: 10.5px; font-variant-numeric: tabular-nums; overflow: visible; padding-top: 4px; white-space: nowrap; }
 .nbsight-inspector .nbsight-inspector-facts { display: grid; font-size: 12px; font-variant-numeric: tabular-nums; gap: 1px 12px; grid-template-columns: max-content 1fr; margin: 0 0 10px; }
-.nbsight-inspector-facts dt { color: var(--nb-muted); font-weight: 400; }
+.nbsight-inspector-facts dt { color: var(--nb-muted); float: none; font-weight: 400; white-space: nowrap; width: auto; }
 .nbsight-inspector-facts dd { margin: 0; text-align: right; }
 .nbsight-inspector-facts [data-bad] { color: var(--nb-error); font-weight: 600; }
 .nbsight-inspector-histogram { margin: 0 0 12px; }

@@ -5,7 +5,8 @@ import { type LensData, pairOf } from './data';
 import type { State, Statistic } from './types';
 
 const STRIDES = [1, 2, 3, 4, 6, 8, 12, 16];
-const ALONE = 'Read alone, through the final norm: where it points, not how much it weighs';
+/** What must be known of a part that is read like the stream. */
+export const ALONE = 'Read alone, through the final norm: where it points, not how much it weighs';
 const NO_KERNEL = 'No kernel is attached: this is what was kept.';
 
 /** The lists above the grid: which lens, which part of the model, what the colour says, which layers. */
@@ -40,7 +41,6 @@ export class Choices {
     for (const choice of [this.lens, this.component]) {
       choice.enable(this.isLive, NO_KERNEL);
     }
-    this.component.node.title = component === 'stream' ? '' : ALONE;
     const strides = STRIDES.filter(stride => stride === 1 || stride < data.nLayers - 1);
     this.stride.offer(strides.map(stride => [String(stride), rowsOf(stride)] as const));
     this.stride.show(String(state.stride));

@@ -12,7 +12,7 @@ import { BESIDE } from '../../shared/style';
 import type { Value } from '../../shared/table';
 import { number, probability, visible } from '../../shared/tokens';
 import { Below } from '../inspector/below';
-import { Choices } from './choices';
+import { ALONE, Choices } from './choices';
 import { Contrast } from './contrast';
 import { Courses } from './courses';
 import { isDifference, LensData, pairOf, wanted } from './data';
@@ -318,7 +318,9 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     this.prompts.show({ prompt: header.prompt });
     this.check.textContent =
       header.check === null
-        ? ''
+        ? header.component === 'stream'
+          ? ''
+          : ALONE
         : header.check < 1e-3
           ? `✓ last row is the model’s output (to ${number(header.check, 2)})`
           : `✗ last row differs from the model’s output by ${number(header.check, 2)}`;
