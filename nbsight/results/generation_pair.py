@@ -173,8 +173,8 @@ class GenerationPair(Result):
         return [
             *more,
             f"steered by {self.steering}",
-            f"KL(steered ‖ plain) a step: mean {mean:.3f} nats; the steered text has perplexity "
-            f"{self.perplexity:.4g} in the plain model",
+            f"KL(steered ‖ plain) a step: mean {mean:.3f} nats",
+            f"the steered text has perplexity {self.perplexity:.4g} in the plain model",
         ]
 
 

@@ -113,7 +113,7 @@ def test_several_steerings_add_up(model, vector):
 
 
 def test_what_is_no_steering_is_said(model, vector):
-    with pytest.raises(InputError, match="`steer` is what `model.steer"):
+    with pytest.raises(InputError, match=r"`steer` is what `model\.steer"):
         compare_generations(model, LILY, vector)
     with pytest.raises(InputError, match="one prompt is compared"):
         compare_generations(model, [LILY, PARIS], model.steer(vector, layer=6))
