@@ -206,9 +206,8 @@ class Stream:
             for _ in self:
                 pass
         except KeyboardInterrupt:
-            count = max((len(row.tokens) for row in self._rows), default=0)
             warnings.warn(
-                f"interrupted after {count} tokens; the result holds them.", NbsightWarning, _level()
+                f"interrupted after {self.count} tokens; the result holds them.", NbsightWarning, _level()
             )
         except Exception as error:
             error.result = self.result  # type: ignore[attr-defined]
@@ -239,21 +238,21 @@ class Stream:
         return self._ending is not None
 
     @property
-    def text(self) -> str:
-        """What has been written so far, of the only row."""
-        return self._only().text
+    def count(self) -> int:
+        """How many tokens the longest row has so far."""
+        return max(len(row.tokens) for row in self._rows)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What each row has written so far."""
+        said = ("".join(token.text for token in row.tokens) for row in self._rows)
+        return tuple(said)
 
     @property
     def result(self) -> Any:
         """What there is so far: `Generated` for one prompt, `Generations` for several rows."""
         each = [self._result(number) for number in range(len(self._rows))]
         return each[0] if len(each) == 1 and not self._is_several else Generations(each)
-
-    def _only(self) -> Generated:
-        found = self.result
-        if isinstance(found, Generations):
-            raise InputError(f"{len(found)} rows are written at once; `stream.result.texts` has their texts.")
-        return found
 
     def _result(self, number: int) -> Generated:
         row, prompt = self._rows[number], self._prompts[number // self._copies]
@@ -304,10 +303,15 @@ class Stream:
         seed = self._options.get("seed")
         return provenance(self.model, prompts, seed=seed, generation=options, **more)
 
+    def _ipython_display_(self) -> None:
+        """The last line of a cell: write, and show it as it comes."""
+        from nbsight.models.live import show_live
+
+        show_live(self)
+
     def __repr__(self) -> str:
         if self._ending is None:
-            done = max((len(row.tokens) for row in self._rows), default=0)
-            return f"Stream: {done} tokens so far; `for token in stream: ...`, or `stream.finish()`"
+            return f"Stream: {self.count} tokens so far; `for token in stream: ...`, or `stream.finish()`"
         return repr(self.result)
 
 

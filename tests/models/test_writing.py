@@ -10,7 +10,6 @@ import pytest
 import torch
 import transformers
 
-import nbsight
 from nbsight import LanguageModel
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.results.generation import Generated, Generations
@@ -428,5 +427,38 @@ def test_a_chat_is_continued_and_keeps_its_roles(talking):
     ]
 
 
-def test_the_package_has_it():
-    assert nbsight.LanguageModel.generate.__doc__.startswith("Generate: text with probabilities")
+def test_as_the_last_line_of_a_cell_a_stream_shows_its_text_as_it_is_written(model, monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shown, shell = [], InteractiveShell()
+    shell.kernel = object()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr("nbsight.models.live._EVERY", 0.0)
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data)
+
+    def display(data, raw, display_id):
+        shown.append(data)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    stream = model.generate(PARIS, 6, stream=True)
+    stream._ipython_display_()
+    assert [data["text/plain"] for data in shown] == [
+        "0 tokens so far …\n",
+        "1 token so far …\n Paris",
+        "2 tokens so far …\n Paris.",
+        "3 tokens so far …\n Paris.<|endoftext|>",
+        repr(stream.result),
+    ]
+    assert shown[-1]["text/html"] == stream.result._repr_html_()
+    model.generate(PARIS, 2, stream=True)._ipython_display_()
+    assert shown[-1]["text/plain"].startswith("2 tokens by")
+
+
+def test_in_a_terminal_a_stream_is_printed(model, monkeypatch, capsys):
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    model.generate(PARIS, 2, stream=True)._ipython_display_()
+    assert capsys.readouterr().out == " Paris.\n"
