@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nbsight.errors import InputError, UnknownArchitectureError
+from nbsight.models.fetching import parameter_of
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.component_lens import ONCE
 from nbsight.results.tokens import TokenBatch
@@ -94,7 +95,7 @@ def values_by_head(
     """
     mix: nn.Module = model._model.get_submodule(model.std.place("z", layer).path)
     factor = model.std.place("attn_out", layer).factor
-    bias = getattr(mix, "bias", None)
+    bias = parameter_of(mix, "bias", model._model)
     found, total = Values(), torch.zeros_like(attn_out)
     for head in range(z.shape[1]):
         alone = torch.zeros_like(z)

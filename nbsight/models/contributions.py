@@ -17,21 +17,25 @@ from torch import nn
 
 from nbsight.core.sites import Site
 from nbsight.errors import PathError
+from nbsight.models.fetching import parameter_of
 from nbsight.models.parts import Heads
 from nbsight.models.places import Derived, Place, first_tensor, fitted, read, with_first
 
 __all__ = ["bias_of", "contributions", "read_result", "write_result"]
 
 
-def contributions(mix: nn.Module, z: torch.Tensor, *, is_recorded: bool) -> torch.Tensor:
+def contributions(
+    mix: nn.Module, z: torch.Tensor, *, is_recorded: bool, root: nn.Module | None = None
+) -> torch.Tensor:
     """What each head adds, (batch, position, head, d_model), without the bias.
 
     Args:
         mix: The module that takes the heads side by side, (…, head · d_head), to (…, d_model).
         z: What the heads found, (batch, position, head, d_head).
         is_recorded: Whether gradients of the weights must go through it.
+        root: The model, where its weights may be kept elsewhere.
     """
-    weight = getattr(mix, "weight", None)
+    weight = parameter_of(mix, "weight", root)
     kind = type(mix)
     if isinstance(weight, torch.Tensor) and (kind is nn.Linear or kind.__name__ == "Conv1D"):
         matrix = weight if is_recorded else weight.detach()
@@ -48,9 +52,9 @@ def contributions(mix: nn.Module, z: torch.Tensor, *, is_recorded: bool) -> torc
     return torch.stack(parts, dim=2)
 
 
-def bias_of(mix: nn.Module, like: torch.Tensor) -> torch.Tensor:
+def bias_of(mix: nn.Module, like: torch.Tensor, root: nn.Module | None = None) -> torch.Tensor:
     """What the matrix adds whatever the heads find, (d_model)."""
-    bias = getattr(mix, "bias", None)
+    bias = parameter_of(mix, "bias", root)
     if isinstance(bias, torch.Tensor):
         return bias.detach()
     return torch.zeros(like.shape[-1], dtype=like.dtype, device=like.device)
@@ -96,8 +100,9 @@ def _derived(envoy: Any, place: Place, z: Place, tracer: Any, frame: FrameType) 
         value = first_tensor(native).unsqueeze(2).repeat(1, 1, found.shape[2], 1)
         bias = None
     else:
-        value = contributions(mix, found, is_recorded=is_recorded) * place.factor
-        bias = bias_of(mix, value) if not is_recorded else getattr(mix, "bias", None)
+        module = envoy._root._module
+        value = contributions(mix, found, is_recorded=is_recorded, root=module) * place.factor
+        bias = parameter_of(mix, "bias", module) if is_recorded else bias_of(mix, value, module)
 
     def put(site: Site, value: torch.Tensor) -> None:
         whole = (value / place.factor).sum(2)

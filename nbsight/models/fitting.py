@@ -2,7 +2,8 @@
 
 Shapes must agree, except for the number of rows: one row is given to every prompt, and a run that has one row
 may go on with several. Between two float types, and between devices, a value is converted, because only
-one thing can be meant; everything else is an error that names both sides.
+one thing can be meant; everything else is an error that names both sides. So is a value whose numbers the
+model's dtype cannot hold: float16 ends at 65504, and what is larger would become infinite.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from nbsight.core.measuring import is_plain
 from nbsight.errors import EditError
 
 __all__ = ["fitted_to", "refuse_kind"]
@@ -29,8 +31,28 @@ def fitted_to(current: torch.Tensor, assigned: Any, what: str, *, rows_may_diffe
         assigned = _with_rows(current, assigned, what, rows_may_differ)
     if assigned.dtype != current.dtype or assigned.device != current.device:
         # Between float types, and between devices, only one thing can be meant.
-        assigned = assigned.to(dtype=current.dtype, device=current.device)
+        given, assigned = assigned, assigned.to(dtype=current.dtype, device=current.device)
+        if given.dtype != current.dtype and torch.finfo(current.dtype).max < torch.finfo(given.dtype).max / 2:
+            _refuse_overflow(given, assigned, what)
     return assigned
+
+
+def _refuse_overflow(given: torch.Tensor, held: torch.Tensor, what: str) -> None:
+    """Raise EditError if finite numbers became infinite."""
+    if not is_plain(given):  # a scan's, which has no numbers
+        return
+    lost = given.detach().isfinite() & ~held.detach().isfinite().to(given.device)
+    count = int(lost.sum())
+    if not count:
+        return
+    dtype = str(held.dtype).removeprefix("torch.")
+    largest = float(given.detach()[lost].abs().max())
+    raise EditError(
+        f"{what} is {dtype}, whose largest number is {torch.finfo(held.dtype).max:.6g}, and {count} of the "
+        f"{given.numel()} numbers that were assigned are larger (up to {largest:.3g}): they would become "
+        "infinite. Write `value.clamp(-6e4, 6e4)` if that is meant, or load the model with "
+        "`dtype=torch.bfloat16`, which holds them."
+    )
 
 
 def _with_rows(

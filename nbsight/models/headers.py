@@ -13,7 +13,7 @@ from huggingface_hub import get_safetensors_metadata
 
 from nbsight.models.hub import Source
 
-__all__ = ["SAFETENSORS_DTYPES", "Headers", "headers_of"]
+__all__ = ["SAFETENSORS_DTYPES", "Headers", "header_of", "headers_of"]
 
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -56,7 +56,7 @@ def headers_of(source: Source, common: dict[str, Any]) -> Headers | None:
     try:
         if source.is_local:
             folder = Path(source.path) / common.get("subfolder", "")
-            found = {file.name: _header(file) for file in sorted(folder.glob("model*.safetensors"))}
+            found = {file.name: header_of(file) for file in sorted(folder.glob("model*.safetensors"))}
         elif source.cached_only:
             return None
         else:
@@ -82,7 +82,7 @@ def headers_of(source: Source, common: dict[str, Any]) -> Headers | None:
     )
 
 
-def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
+def header_of(file: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
     """The header of one file: eight bytes of length, then JSON."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))

@@ -17,6 +17,7 @@ from nbsight.core.envoy import Envoy
 from nbsight.core.generation import Generation
 from nbsight.core.mentions import KEYS_AND_VALUES, topics
 from nbsight.errors import EditError, InputError
+from nbsight.models.adapters import check_adapter
 from nbsight.models.axes import axis_names, ids_in
 from nbsight.models.generating import Generates
 from nbsight.models.generation import Generator, TokenGeneration, generating_part
@@ -87,6 +88,7 @@ class LanguageModel(Generates, NamedParts, NNsight):
         attn_implementation: "eager", "sdpa", ...
         trust_remote_code: Whether code that comes with the model may run; off by default.
         dispatch: Whether to load the weights at once.
+        adapter: A LoRA or another adapter of peft's, by folder or hub id.
         check_memory: Whether to refuse to load weights that are larger than the free memory.
         rename: Other names for modules.
         envoys: Classes for the envoys of some modules.
@@ -110,6 +112,7 @@ class LanguageModel(Generates, NamedParts, NNsight):
         trust_remote_code: bool = False,
         dispatch: bool = False,
         check_memory: bool = True,
+        adapter: str | None = None,
         rename: Rename | None = None,
         envoys: Any = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
@@ -120,7 +123,9 @@ class LanguageModel(Generates, NamedParts, NNsight):
         self._begin_afresh()
         if isinstance(name_or_module, nn.Module):
             module: nn.Module | None = name_or_module
-            self._refuse_loading_options(device_map, dtype, revision, attn_implementation, load_kwargs)
+            self._refuse_loading_options(
+                device_map, dtype, revision, attn_implementation, adapter, load_kwargs
+            )
         else:
             if device_map is not None:
                 load_kwargs["device_map"] = device_map
@@ -133,6 +138,7 @@ class LanguageModel(Generates, NamedParts, NNsight):
                 trust_remote_code=trust_remote_code,
                 options=load_kwargs,
                 kind=self._auto_class(),
+                adapter=adapter,
             )
             module = self._loader.tree()
         self._checks_memory = check_memory
@@ -227,7 +233,10 @@ class LanguageModel(Generates, NamedParts, NNsight):
                 self._dispatched = True
 
     def _check_room(self, tree: nn.Module) -> None:
-        if self._checks_memory and self._loader is not None:
+        assert self._loader is not None
+        if self._loader.adapter is not None:
+            check_adapter(self._loader.adapter, tree, self._loader.name)
+        if self._checks_memory:
             check_room_for(self._loader, tree)
 
     # -- tokens --------------------------------------------------------------------------------

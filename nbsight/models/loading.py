@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from nbsight.errors import ModelLoadError
+from nbsight.models.adapters import put_in
 from nbsight.models.compat import LOADS_AS_SAVED, dtype_in, quiet_progress, with_dtype
 from nbsight.models.hub import Source, find_source
 from nbsight.models.limits import text_config
@@ -58,6 +59,7 @@ class Loader:
         trust_remote_code: Whether code that comes with the model may run.
         options: Everything else that `from_pretrained` takes, such as `device_map`.
         kind: The class of transformers that makes the model; by default the configuration says.
+        adapter: A folder or hub id of peft's; it is put in when the weights are loaded.
 
     Raises:
         ModelLoadError: the model's configuration cannot be had.
@@ -74,8 +76,10 @@ class Loader:
         trust_remote_code: bool = False,
         options: dict[str, Any],
         kind: Any = None,
+        adapter: str | None = None,
     ) -> None:
         self.name = name
+        self.adapter = adapter
         self.dtype = _checked_dtype(dtype)
         self.attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         self.options = options
@@ -132,6 +136,8 @@ class Loader:
         small = self.source.is_local and _bytes_in(Path(self.source.path)) < SMALL
         with self._explained("weights"), quiet_progress() if small else nullcontext():
             module = self.kind.from_pretrained(self._where(), **with_dtype(kwargs, self.dtype))
+        if self.adapter is not None:
+            put_in(module, self.adapter, self.name)
         if self.source.cached_only:
             module.name_or_path = module.config._name_or_path = self.source.path
         return module

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import nn
 from nbsight.core.room import bytes_of, free_bytes
 from nbsight.display.numbers import bytes_text
 from nbsight.errors import InputError, ModelLoadError, NotEnoughMemoryError
+from nbsight.models.fetching import keeper_of
 from nbsight.models.headers import SAFETENSORS_DTYPES, Headers, headers_of
 from nbsight.models.loading import Loader
 from nbsight.models.names import find_blocks
@@ -44,14 +44,27 @@ def parts_of(module: nn.Module, blocks: tuple[str, ...]) -> dict[str, list[tuple
     """
     found: dict[str, list[tuple[str, str, torch.Tensor]]] = {}
     seen: set[int] = set()
+    is_away = any("_hf_hook" in vars(part) for part in module.modules())
     for path, part in module.named_modules():
         own = [*part._parameters.items(), *part._buffers.items()]
         for name, tensor in own:
-            if tensor is None or id(tensor) in seen:
+            if (
+                tensor is None
+                or (key := _identity(module, part, name, tensor) if is_away else id(tensor)) in seen
+            ):
                 continue
-            seen.add(id(tensor))
+            seen.add(key)
             found.setdefault(_part_of(path, blocks), []).append((path, name, tensor))
     return found
+
+
+def _identity(root: nn.Module, module: nn.Module, name: str, tensor: torch.Tensor) -> int:
+    """What two modules that share a tensor agree in; accelerate gives each an empty one of its own."""
+    if tensor.device.type == "meta" and (kept := keeper_of(module, name, root)) is not None:
+        hook, key = kept
+        if _kept_at(hook.weights_map, key) == "cpu":
+            return int(hook.weights_map[key].data_ptr())
+    return id(tensor)
 
 
 def _part_of(path: str, blocks: tuple[str, ...]) -> str:
@@ -75,7 +88,7 @@ def placement_of(model: Any) -> Placement:
     is_loaded = getattr(model, "_dispatched", True)
     rows = []
     for part, tensors in parts_of(module, getattr(model, "_blocks", ())).items():
-        places = [_place(module.get_submodule(path), name, tensor) for path, name, tensor in tensors]
+        places = [_place(module, module.get_submodule(path), name, tensor) for path, name, tensor in tensors]
         sizes = [bytes_of(tensor) for _, _, tensor in tensors]
         dtypes = Counter[str]()
         for (_, _, tensor), size in zip(tensors, sizes, strict=True):
@@ -98,23 +111,15 @@ def placement_of(model: Any) -> Placement:
     )
 
 
-def _place(module: nn.Module, name: str, tensor: torch.Tensor) -> tuple[str, str]:
+def _place(root: nn.Module, module: nn.Module, name: str, tensor: torch.Tensor) -> tuple[str, str]:
     """Where a tensor's module computes, and where the tensor lies until then."""
     if tensor.device.type != "meta":
         return str(tensor.device), str(tensor.device)
-    for hook in _hooks(getattr(module, "_hf_hook", None)):
-        values = getattr(hook, "weights_map", None)
-        if values is not None and getattr(hook, "offload", False):
-            return str(torch.device(hook.execution_device)), _kept_at(values, name)
-    return "meta", "meta"
-
-
-def _hooks(hook: Any) -> Iterator[Any]:
-    """accelerate's hooks of a module; several are in one."""
-    if hook is not None:
-        yield hook
-        for inner in getattr(hook, "hooks", ()):
-            yield from _hooks(inner)
+    kept = keeper_of(module, name, root)
+    if kept is None:
+        return "meta", "meta"
+    hook, key = kept
+    return str(torch.device(hook.execution_device)), _kept_at(hook.weights_map, key)
 
 
 def _kept_at(values: Any, name: str) -> str:

@@ -280,12 +280,12 @@ class _Layer:
             return
         mix = self.module.get_submodule(self.inside.places["result"].path)
         try:
-            result = contributions(mix, self.raw["z"], is_recorded=False)
+            result = contributions(mix, self.raw["z"], is_recorded=False, root=self.module)
         except Exception as problem:  # a map that is none of ours
             self.found.refused["result"] = f"it cannot be computed: {problem}"
             return
         factor = self.inside.places["result"].factor
-        whole = (result.sum(2) + bias_of(mix, result)).double().cpu() * factor
+        whole = (result.sum(2) + bias_of(mix, result, self.module)).double().cpu() * factor
         claim, error = "sum over heads + b_O = attn_out", float("inf")
         if self._has("attn_out"):
             error = distance(self.got["attn_out"], whole)

@@ -5,8 +5,9 @@
     layers[i].mlp.W_in  .W_gate (d_model, d_mlp)   .W_out (d_mlp, d_model)   b_in b_gate b_out
 
 They are the checkpoint's own numbers: no norm is folded in and nothing is centred. Each shares the memory of
-the parameter (except queries that lie in groups with their keys), without its gradient. `model.W_Q` is all
-layers': `model.W_Q[3]` is one of them, and whatever else is done with it stacks them.
+the parameter (except queries that lie in groups with their keys, and weights that are offloaded), without its
+gradient. `model.W_Q` is all layers': `model.W_Q[3]` is one of them, and whatever else is done with it stacks
+them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from nbsight.errors import PathError
+from nbsight.models.fetching import parameter_of
 from nbsight.models.inside import InsideLayer
 from nbsight.models.layout import Layout
 
@@ -83,11 +85,12 @@ def model_weight(root: Any, layout: Layout, name: str) -> torch.Tensor:
         PathError: the model has none, or its module keeps no plain matrix.
     """
     if name == "W_E":
-        return _plain(root._module.get_input_embeddings().weight, name)
+        return _plain(parameter_of(root._module.get_input_embeddings(), "weight", root._module), name)
     if name == "W_pos":
         if "pos_embed" in layout.absent:
             raise PathError(f"`model.W_pos` does not exist: {layout.absent['pos_embed']}.")
-        weight = _plain(root._module.get_submodule(layout.places["pos_embed"].path).weight, name)
+        table = root._module.get_submodule(layout.places["pos_embed"].path)
+        weight = _plain(parameter_of(table, "weight", root._module), name)
         return weight[layout.architecture.first_position :]
     if layout.unembed is None:
         raise PathError(
@@ -105,7 +108,7 @@ def matrix_of(root: Any, path: str, label: str) -> tuple[torch.Tensor, torch.Ten
         PathError: the module is no linear map with a plain matrix.
     """
     module: nn.Module = root._module.get_submodule(path)
-    weight = getattr(module, "weight", None)
+    weight = parameter_of(module, "weight", root._module)
     is_turned = type(module).__name__ == "Conv1D"
     if not isinstance(weight, torch.Tensor) or not (is_turned or isinstance(module, nn.Linear)):
         raise PathError(
@@ -114,7 +117,7 @@ def matrix_of(root: Any, path: str, label: str) -> tuple[torch.Tensor, torch.Ten
         )
     matrix = _plain(weight, label)
     matrix = matrix if is_turned else matrix.T
-    bias = getattr(module, "bias", None)
+    bias = parameter_of(module, "bias", root._module)
     if bias is None:
         return matrix, torch.zeros(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
     return matrix, bias.detach()
@@ -128,8 +131,8 @@ def _plain(weight: torch.Tensor, label: str) -> torch.Tensor:
         )
     if weight.device.type == "meta":
         raise PathError(
-            f"`model.{label}` is not to be had: the parameter is offloaded, and comes into memory only while "
-            "its module runs."
+            f"`model.{label}` is not to be had: the parameter is offloaded, and nobody knows where its "
+            "numbers are until its module runs."
         )
     return weight.detach()
 

@@ -216,6 +216,58 @@ def test_weights_that_are_partly_on_disk_can_be_traced(tmp_path):
     assert torch.equal(kept[0][1].logits, kept[1][1].logits)
 
 
+def adapter_in(folder, base, **options):
+    peft = pytest.importorskip(
+        "peft", reason="it cannot be imported with this transformers", exc_type=ImportError
+    )
+    kind = peft.LoraConfig(r=2, init_lora_weights=False, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        peft.get_peft_model(base, kind).save_pretrained(folder)
+    return peft
+
+
+def test_an_adapter_is_put_in_when_the_weights_are_loaded(tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(shipped.folder())
+    peft = adapter_in(tmp_path, base, target_modules=["c_attn"], fan_in_fan_out=True)
+    wanted = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(shipped.folder()), tmp_path
+    ).eval()
+    model = LanguageModel("nbsight/demo", adapter=str(tmp_path))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with model.trace(ids):
+        low = model.transformer.h[3].attn.c_attn.lora_A.default.output.save()
+        logits = model.output.logits.save()
+    with torch.no_grad():
+        assert torch.allclose(logits, wanted(ids).logits, atol=1e-5)
+        assert not torch.allclose(
+            logits, LanguageModel("nbsight/demo", dispatch=True)._module(ids).logits, atol=1e-3
+        )
+    assert low.shape == (1, 4, 2)
+
+
+def test_an_adapter_of_another_model_is_refused_before_the_weights_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        transformers.PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("it loads")
+    )
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=12, n_head=4, vocab_size=100, bos_token_id=1, eos_token_id=1
+    )
+    narrow = tmp_path / "narrow"
+    adapter_in(narrow, transformers.GPT2LMHeadModel(config), target_modules=["c_attn"], fan_in_fan_out=True)
+    with pytest.raises(
+        ModelLoadError, match=r"h\.0\.attn\.c_attn` takes vectors of 32, and the one of this model of 64"
+    ):
+        LanguageModel("nbsight/demo", adapter=str(narrow)).dispatch()
+    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 24}
+    other = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=50, **small))
+    adapter_in(tmp_path / "other", other, target_modules=["q_proj"])
+    with pytest.raises(ModelLoadError, match=r"q_proj`, which this model does not have"):
+        LanguageModel("nbsight/demo", adapter=str(tmp_path / "other"), dispatch=True)
+    with pytest.raises(ModelLoadError, match=r"there is no adapter at .*adapter_config\.json"):
+        LanguageModel("nbsight/demo", adapter=str(tmp_path), dispatch=True)
+
+
 # --- what cannot be had --------------------------------------------------------------------------
 
 
