@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from nbsight.models.language_model import LanguageModel
 from nbsight.server.settings import RefusedToStart, Settings
 from tests.server.running import KEYS, server
 
@@ -72,26 +73,32 @@ def slurm(tmp_path_factory):
             yield running
 
 
-def test_blocks_run_in_allocations_and_survive_them(slurm, model, local_model, monkeypatch):
-    monkeypatch.setenv("NBSIGHT_HOST", slurm.url)
-    monkeypatch.setenv("NBSIGHT_API_KEY", KEYS["ada"])
-    sent = torch.randn(3, 2**20)
+def where(model: LanguageModel) -> tuple[int, str]:
+    """The process of the worker and its job of Slurm."""
     with model.trace(PROMPT, remote=True):
         import os
 
         pid, job_id = os.getpid(), os.environ["SLURM_JOB_ID"]
+    return pid, job_id
+
+
+def test_blocks_run_in_allocations_and_survive_them(slurm, model, local_model, monkeypatch):
+    monkeypatch.setenv("NBSIGHT_HOST", slurm.url)
+    monkeypatch.setenv("NBSIGHT_API_KEY", KEYS["ada"])
+    sent = torch.randn(3, 2**20)
+    _, job_id = where(model)
+    with model.trace(PROMPT, remote=True):
         hidden = model.transformer.h[3].output[0].save()
         back = (sent * 2).save()
     with local_model.trace(PROMPT):
         expected = local_model.transformer.h[3].output[0].save()
     assert torch.equal(hidden, expected)
     assert torch.equal(back, sent * 2)
-    (script,) = (slurm.folder / "data" / "slurm").glob("*.sh")
-    assert "#SBATCH --partition=gpu" in script.read_text()
+    scripts = [path.read_text() for path in (slurm.folder / "data" / "slurm").glob("*.sh")]
+    assert scripts
+    assert all("#SBATCH --partition=gpu" in text for text in scripts)
 
     with model.trace(PROMPT, remote=True, blocking=False) as job:
-        import time
-
         print("begun")
         time.sleep(1)
         again = model.transformer.h[3].output[0].save()
@@ -106,10 +113,7 @@ def test_blocks_run_in_allocations_and_survive_them(slurm, model, local_model, m
 def test_the_worker_ends_with_its_server(slurm, model, monkeypatch):
     monkeypatch.setenv("NBSIGHT_HOST", slurm.url)
     monkeypatch.setenv("NBSIGHT_API_KEY", KEYS["ada"])
-    with model.trace(PROMPT, remote=True):
-        import os
-
-        pid = os.getpid()
+    pid, _ = where(model)
     slurm.kill()
     slurm.start()
     slurm.wait_ready()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -91,6 +90,18 @@ class Stop:
     seat: Seat
 
 
+@dataclass(frozen=True)
+class _Claim:
+    """Who wants a place: the model, whether it has waited too short a time to push others out, whether it has
+    a worker already, and what its next owner occupies and may."""
+
+    model: Model
+    is_patient: bool
+    has_worker: bool
+    load: float
+    share: float
+
+
 @dataclass
 class Scheduler:
     """The jobs that wait, the workers and the machines.
@@ -119,6 +130,9 @@ class Scheduler:
     #: Models that are to be held although no job waits for them; models that could not be loaded.
     asked: set[Model] = field(default_factory=set)
     broken: set[Model] = field(default_factory=set)
+    #: Workers that stay, by model; workers without a job.
+    _staying: Counter[Model] = field(default_factory=Counter)
+    _idle: dict[Model, dict[Seat, None]] = field(default_factory=lambda: defaultdict(dict))
 
     # -- what happens --------------------------------------------------------------------------
 
@@ -127,11 +141,13 @@ class Scheduler:
         seat.node.take(seat.grant)
         self.asked.discard(seat.model)
         self.seats[seat.model].append(seat)
+        self._staying[seat.model] += 1
         self.on_node[seat.node.id].append(seat)
 
     def ready(self, seat: Seat, now: float) -> None:
         """It has loaded its model."""
         seat.state, seat.used = "idle", now
+        self._idle[seat.model][seat] = None
         self._learn(self.loads, seat.model, now - seat.since)
 
     def ended(self, seat: Seat, now: float) -> None:
@@ -139,12 +155,15 @@ class Scheduler:
         self._let_go(seat, now)
         self._learn(self.seconds, seat.model, now - seat.began)
         seat.state = "idle"
+        self._idle[seat.model][seat] = None
 
     def left(self, seat: Seat, now: float) -> None:
         """It is gone, with or without a job."""
         if seat.state == "busy":
             self._let_go(seat, now)
         seat.state = "gone"
+        self._idle[seat.model].pop(seat, None)
+        self._staying[seat.model] -= not seat.is_leaving
         self.seats[seat.model].remove(seat)
         self.on_node[seat.node.id].remove(seat)
         seat.node.give_back(seat.grant)
@@ -159,23 +178,19 @@ class Scheduler:
 
     # -- jobs to workers -----------------------------------------------------------------------
 
-    def assign(self, now: float, models: Iterable[Model] | None = None) -> list[Give]:
-        """A job for every worker that has none.
-
-        Args:
-            now: Seconds, on any clock.
-            models: Those to look at; all that jobs wait for, by default.
-        """
+    def assign(self, now: float) -> list[Give]:
+        """A job for every worker that has none; `now` in seconds, on any clock."""
         given = []
-        for model in self.turns.models() if models is None else models:
-            for seat in self.seats.get(model, ()):
-                if seat.state != "idle" or seat.is_leaving:
+        for model in [model for model, seats in self._idle.items() if seats and self.turns.counts[model]]:
+            for seat in list(self._idle[model]):
+                if seat.is_leaving:
                     continue
                 job = self.turns.next(model)
                 if job is None:
                     break
                 self.turns.begin(job, seat.grant.cost, now)
                 seat.state, seat.owner, seat.began = "busy", job.owner, now
+                del self._idle[model][seat]
                 given.append(Give(seat, job))
         return given
 
@@ -183,14 +198,11 @@ class Scheduler:
 
     def resize(self, now: float) -> list[Start | Stop]:
         """Workers to start and to end."""
-        found: list[Start | Stop] = [
-            Stop(seat)
-            for seats in self.seats.values()
-            for seat in seats
-            if seat.state == "idle" and (seat.is_leaving or self._has_idled(seat, now))
-        ]
-        for item in found:
-            item.seat.is_leaving = True  # type: ignore[union-attr]
+        found: list[Start | Stop] = []
+        for seats in self._idle.values():
+            for seat in seats:
+                if seat.is_leaving or self._has_idled(seat, now):
+                    found += self._dismiss([seat])
         wanting = self._wanting()
         self.wanting = {model: self.wanting.get(model, now) for model in wanting}
         self.claims = {model: node for model, node in self.claims.items() if model in wanting}
@@ -214,10 +226,7 @@ class Scheduler:
         )
 
     def _is_last_fixed(self, seat: Seat) -> bool:
-        return seat.model in self.policy.fixed and len(self._staying(seat.model)) <= 1
-
-    def _staying(self, model: Model) -> list[Seat]:
-        return [seat for seat in self.seats.get(model, ()) if not seat.is_leaving]
+        return seat.model in self.policy.fixed and self._staying[seat.model] <= 1
 
     def _wanting(self) -> list[Model]:
         """The models that are to have a worker more; first those with none, then by who waits."""
@@ -227,23 +236,23 @@ class Scheduler:
                 continue
             job = self.turns.next(model)
             standing = self.turns.standing(job.owner)[:2] if job is not None else (math.inf, 0.0)
-            order.append((bool(self._staying(model)), standing, len(order), model))
+            order.append((self._staying[model] > 0, standing, len(order), model))
         return [model for *_, model in sorted(order, key=lambda item: item[:3])]
 
     def _wants(self, model: Model) -> bool:
-        seats = self._staying(model)
-        if not seats:
+        count = self._staying[model]
+        if not count:
             is_kept = model in self.policy.fixed and model not in self.broken
             return is_kept or model in self.asked or self.turns.runnable(model, 1) > 0
-        loading = sum(seat.state == "loading" for seat in seats)
+        loading = sum(seat.state == "loading" and not seat.is_leaving for seat in self.seats[model])
         # At most twice as many at a time: what is loading may be enough.
-        if len(seats) >= self.policy.workers or loading > len(seats) - loading:
+        if count >= self.policy.workers or loading > count - loading:
             return False
         if loading and not self.policy.worth:
             return False
         load = self.loads.get(model, _LOAD)
         each = max(self.seconds.get(model, _JOB), 1e-3)
-        enough = max(1, math.ceil(self.policy.worth * load * len(seats) / each))
+        enough = max(1, math.ceil(self.policy.worth * load * count / each))
         return self.turns.runnable(model, enough) >= enough
 
     def _place(self, model: Model, now: float, started: set[Model]) -> list[Start | Stop]:
@@ -270,10 +279,11 @@ class Scheduler:
     def _clear(self, model: Model, size: Size, nodes: list[Node], now: float) -> list[Start | Stop]:
         """Choose who leaves so that a model fits: whoever is needed least."""
         best: tuple[float, Node, list[Seat]] | None = None
+        claim = self._claim(model, now)
         for node in nodes:
             leaving: list[Seat] = []
             total = 0.0
-            for cost, _, _, seat in self._by_cost(node, model, now):
+            for cost, _, _, seat in self._by_cost(node, claim, now):
                 if node.fit(size, [other.grant for other in leaving]) is not None:
                     break
                 leaving.append(seat)
@@ -288,35 +298,45 @@ class Scheduler:
 
     def _dismiss(self, seats: list[Seat]) -> list[Start | Stop]:
         for seat in seats:
+            self._staying[seat.model] -= not seat.is_leaving
             seat.is_leaving = True
         return [Stop(seat) for seat in seats if seat.state == "idle"]
 
-    def _by_cost(self, node: Node, model: Model, now: float) -> list[tuple[float, float, int, Seat]]:
+    def _by_cost(self, node: Node, claim: _Claim, now: float) -> list[tuple[float, float, int, Seat]]:
         """Who may leave a machine for a model, and what that costs: nothing for those nobody needs."""
         order = []
         for number, seat in enumerate(self.on_node.get(node.id, ())):
-            cost = 0.0 if seat.is_leaving else self._cost(seat, model, now)
+            cost = 0.0 if seat.is_leaving else self._cost(seat, claim, now)
             if cost is not None:
                 order.append((cost, seat.used, number, seat))
         return sorted(order, key=lambda item: item[:3])
 
-    def _cost(self, seat: Seat, model: Model, now: float) -> float | None:
+    def _claim(self, model: Model, now: float) -> _Claim:
+        is_patient = now - self.wanting.get(model, now) < self.policy.patience
+        job = self.turns.next(model) if self._staying[model] else None
+        load = -math.inf
+        if job is not None:
+            load = self.turns.standing(job.owner)[0]
+        elif self._staying[model]:
+            is_patient = True
+        share = 1.0 if job is None else self.turns.shares.get(job.owner, 1.0)
+        return _Claim(model, is_patient, self._staying[model] > 0, load, share)
+
+    def _cost(self, seat: Seat, claim: _Claim, now: float) -> float | None:
         """What it costs that a worker leaves for a model's sake; None if it may not."""
-        if seat.model == model or seat.state == "loading":
+        if seat.model == claim.model or seat.state == "loading":
             return None
         if seat.state == "idle" and not self.turns.counts[seat.model]:
             return None if self._is_last_fixed(seat) else 0.0
-        if now - self.wanting.get(model, now) < self.policy.patience or self._is_last_fixed(seat):
+        if claim.is_patient or self._is_last_fixed(seat):
             return None
-        staying = len(self._staying(seat.model))
-        if self._staying(model):
-            # It has a worker already: another one only from who has more than the one who waits would have.
-            job = self.turns.next(model)
-            if job is None or not seat.owner or staying <= 1:
+        staying = self._staying[seat.model]
+        if claim.has_worker:
+            # Another one, only from an owner who has more than the one who waits would have then.
+            if not seat.owner or staying <= 1:
                 return None
-            here, there = self.turns.standing(seat.owner)[0], self.turns.standing(job.owner)[0]
-            share = self.turns.shares.get(job.owner, 1.0)
-            return 1.0 + 1.0 / staying if here > there + seat.grant.cost / share else None
+            here = self.turns.standing(seat.owner)[0]
+            return 1.0 + 1.0 / staying if here > claim.load + seat.grant.cost / claim.share else None
         if staying <= 1:  # models take turns, and each stays long enough to be worth its load
             rest = now - seat.since - 2 * self.loads.get(seat.model, _LOAD)
             return None if rest < self.policy.patience else 100.0
@@ -325,7 +345,7 @@ class Scheduler:
     # -- a limit on the number of models -------------------------------------------------------
 
     def _held_beside(self) -> set[Model]:
-        held = {model for model in self.seats if self._staying(model)}
+        held = {model for model, count in self._staying.items() if count}
         return held - set(self.policy.fixed)
 
     def _may_be_held(self, model: Model, started: set[Model]) -> bool:
@@ -335,12 +355,15 @@ class Scheduler:
     def _clear_model(self, model: Model, now: float) -> list[Start | Stop]:
         """Let all workers of one model leave; the start comes with the next look."""
         order: list[tuple[float, float, int, Model]] = []
+        claim = self._claim(model, now)
         for other in self._held_beside():
-            costs = [self._cost(seat, model, now) for seat in self._staying(other)]
-            if None not in costs:
-                latest = max(seat.used for seat in self._staying(other))
-                order.append((sum(cost for cost in costs if cost), latest, len(order), other))
-        return self._dismiss(self._staying(min(order)[3])) if order else []
+            seats = [seat for seat in self.seats[other] if not seat.is_leaving]
+            costs = [cost for seat in seats if (cost := self._cost(seat, claim, now)) is not None]
+            if len(costs) == len(seats):
+                order.append((sum(costs), max(seat.used for seat in seats), len(order), other))
+        if not order:
+            return []
+        return self._dismiss([seat for seat in self.seats[min(order)[3]] if not seat.is_leaving])
 
     # -- what cannot be ------------------------------------------------------------------------
 
