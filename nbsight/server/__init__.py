@@ -2,9 +2,10 @@
 
     cli         the `nbsight` command           settings    what a server was told, and what it refuses to be
     app         HTTP: routes, streams of events  access     keys, owners, the `Host` and `Origin` of a request
-    store       jobs on disk                    fairness    whose job is next
-    dispatch    jobs to workers, and what comes back
-    processes   one worker process, seen from the server
+    store       jobs on disk                    fairness    who submits too fast
+    dispatch    jobs to workers, and what comes back        endings     how a job ends
+    scheduling  which job, which worker, which machine: decided without clock or files
+    engines     where workers run: processes here, a Ray cluster, Slurm
     worker      one worker process, seen from inside: holds a model and runs jobs
     programs    the interpreter of the `program` tier
 

@@ -16,6 +16,8 @@ from starlette.routing import Route
 
 from nbsight.server.access import owner_of, wrong_origin
 from nbsight.server.dispatch import Dispatcher
+from nbsight.server.engines.base import Engine
+from nbsight.server.engines.local import LocalEngine
 from nbsight.server.fairness import Rates
 from nbsight.server.receiving import Refused, accept
 from nbsight.server.settings import Settings
@@ -35,10 +37,10 @@ Handler = Callable[["Service", Request, str], Awaitable[Response]]
 class Service:
     """What the routes share."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
         self.settings = settings
         self.store = store
-        self.dispatcher = Dispatcher(store, settings)
+        self.dispatcher = Dispatcher(store, settings, engine)
         self.rates = Rates(settings.limits.rate, settings.limits.burst)
         #: Set when the server is told to end, so that streams of events end too.
         self.closing = asyncio.Event()
@@ -60,12 +62,19 @@ class Service:
         )
 
 
-def make_app(settings: Settings, store: Store) -> Starlette:
-    """The application; its lifespan runs the dispatcher."""
+def make_app(settings: Settings, store: Store, engine: Engine | None = None) -> Starlette:
+    """The application; its lifespan runs the dispatcher.
+
+    Args:
+        settings: What the server was told.
+        store: Its jobs.
+        engine: Where its workers run, opened; processes of this machine by default.
+    """
+    engine = engine or LocalEngine(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        service = app.state.service = Service(settings, store)
+        service = app.state.service = Service(settings, store, engine)
         task = asyncio.create_task(service.dispatcher.run())
         task.add_done_callback(_complain)
         try:

@@ -54,6 +54,20 @@ def main() -> None:
 @click.option("--max-running", default=4, show_default=True, help="Jobs of one owner that run.")
 @click.option("--rate", default=100.0, show_default=True, help="Jobs per second and owner.")
 @click.option("--keep", default=24.0, show_default=True, help="Hours that results are kept.")
+@click.option(
+    "--share", "shares", multiple=True, metavar="OWNER=N", help="What an owner may use beside others. [1]"
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Where workers run.",
+)
+@click.option(
+    "--engine-option", "engine_options", multiple=True, metavar="NAME=VALUE", help="What the engine is told."
+)
+@click.option("--idle", default=10.0, show_default=True, help="Minutes a cluster's idle worker stays.")
 @click.option("--loads/--no-loads", default=None, help="Load other models when a job asks (tier local).")
 def serve_command(models: tuple[str, ...], **given: Any) -> None:
     """Serve MODELS (names or folders; by default the one that ships with nbsight)."""
@@ -74,7 +88,29 @@ def _settings(models: tuple[str, ...], given: dict[str, Any]) -> Settings:
         loads=tier == "local" if given["loads"] is None else given["loads"],
         options=options,
         limits=_limits(tier, given),
+        shares={owner: _share(owner, value) for owner, value in _pairs(given["shares"])},
+        engine=given["engine"],
+        engine_options=dict(_pairs(given["engine_options"])),
+        idle=given["idle"] * 60,
     )
+
+
+def _pairs(given: tuple[str, ...]) -> list[tuple[str, str]]:
+    """`NAME=VALUE` options."""
+    for text in given:
+        if "=" not in text:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
+    return [(name, value) for name, _, value in (text.partition("=") for text in given)]
+
+
+def _share(owner: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < float("inf"):
+        raise click.BadParameter(f"the share of {owner} is {value!r}; it is a positive number, such as 2.")
+    return share
 
 
 def _limits(tier: Tier, given: dict[str, Any]) -> Limits:

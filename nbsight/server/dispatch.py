@@ -1,21 +1,24 @@
 """Brings jobs to workers and writes down what becomes of them.
 
 All of it happens on the server's one loop, so nothing here is locked. What must survive is in the
-store before anybody is told of it; what is only here can be found anew.
+store before anybody is told of it; what is only here can be found anew. What to do next is for the
+scheduler to say; this carries it out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from nbsight.server.fairness import Waiting, next_job
-from nbsight.server.processes import ModelSpec, WorkerProcess
+from nbsight.server.endings import STOPPED, ended, lost
+from nbsight.server.engines.base import Engine, ModelSpec, Worker
+from nbsight.server.scheduling.scheduler import Give, Scheduler, Start, Stop
+from nbsight.server.scheduling.turns import Turns, Waiting
 from nbsight.server.settings import Settings
 from nbsight.server.store import JobRow, Store
 from nbsight.wire.api import ErrorRecord, ModelInfo
@@ -25,39 +28,54 @@ __all__ = ["Dispatcher"]
 #: How often a job is begun before its workers' deaths are taken for its own doing.
 _ATTEMPTS = 2
 
+#: How often a model's worker may end while it loads before the model is taken for one that cannot be.
+_LOADS = 3
+
 #: Seconds for which a model that could not be loaded is not tried again.
 _COOLING = 20.0
 
-_STOPPED = {
-    "cancelled": ("CANCELLED", ErrorRecord("cancelled", "the job was cancelled.")),
-    "time": (
-        "FAILED",
-        ErrorRecord(
-            "time_limit", "the job ran for longer than it may.", hint="Ask for more: `timeout=seconds`."
-        ),
-    ),
-}
+#: Seconds for which a model that fits on no machine waits for one that may yet come.
+_ROOM = 20.0
+
+#: Seconds between two looks at the machines.
+_NODES = 2.0
 
 
 class Dispatcher:
-    """The jobs and the workers of a server."""
+    """The jobs and the workers of a server.
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    Args:
+        store: The jobs.
+        settings: What the server was told.
+        engine: Where workers run.
+    """
+
+    def __init__(self, store: Store, settings: Settings, engine: Engine) -> None:
         self.store = store
         self.settings = settings
-        self.workers: list[WorkerProcess] = []
-        #: The jobs that wait, by model and owner, in the order in which they came.
-        self.waiting: dict[ModelSpec, dict[str, deque[Waiting]]] = defaultdict(lambda: defaultdict(deque))
+        self.engine = engine
+        fixed = tuple(self.spec_of(name) for name in settings.models)
+        turns = Turns(settings.limits.running, settings.shares)
+        self.scheduler = Scheduler(turns, engine.policy(fixed))
         self.specs: dict[str, ModelSpec] = {}
         self.seconds: dict[str, float] = {}
-        self.served: dict[str, float] = {}
         self.failed: dict[ModelSpec, tuple[float, str]] = {}
         self.about: OrderedDict[ModelSpec, dict[str, Any]] = OrderedDict()
         self.durations: deque[float] = deque(maxlen=50)
         self.counts: Counter[str] = Counter()
+        self._stillborn: Counter[ModelSpec] = Counter()
         self._listeners: dict[str, set[asyncio.Event]] = {}
-        self._starting: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All workers, on their way or there."""
+        return [seat for seats in self.scheduler.seats.values() for seat in seats if isinstance(seat, Worker)]
+
+    def workers_of(self, spec: ModelSpec) -> list[Worker]:
+        """Those of a model."""
+        return [seat for seat in self.scheduler.seats.get(spec, ()) if isinstance(seat, Worker)]
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -66,15 +84,18 @@ class Dispatcher:
         for row in self.store.in_state("QUEUED", "LOADING", "RUNNING"):
             self._take_up(row)
         for name in self.settings.models:
-            self._start(self.spec_of(name))
-        self.assign()
-        tidied = 0.0
+            self._measure(self.spec_of(name))
+        looked = tidied = float("-inf")
         while True:
-            await asyncio.sleep(0.25)
-            self._watch(time.monotonic())
-            if time.monotonic() - tidied > 600:
-                tidied = time.monotonic()
+            now = time.monotonic()
+            if now - looked > _NODES:
+                looked = now
+                self._look(await asyncio.to_thread(self.engine.nodes))
+            if now - tidied > 600:
+                tidied = now
                 self.store.tidy(self.settings.limits.keep)
+            self._watch(now)
+            await asyncio.sleep(0.25)
 
     def close(self) -> None:
         """End the workers; their jobs are taken up by the next server."""
@@ -84,13 +105,22 @@ class Dispatcher:
 
     def _take_up(self, row: JobRow) -> None:
         if row.stop is not None:
-            self._finish(row.id, *_STOPPED[row.stop])
+            self._finish(row.id, *STOPPED[row.stop])
         elif row.state == "RUNNING" and row.attempt >= _ATTEMPTS:
-            self._finish(row.id, "FAILED", _lost("the server", row.attempt))
+            self._finish(row.id, "FAILED", lost("the server", row.attempt))
         else:
             if row.state != "QUEUED":
                 self.store.move(row.id, "QUEUED", {"why": "the server was started anew"}, lease=None)
             self.enqueue(row)
+
+    def _look(self, found: list[Any]) -> None:
+        """Know the machines that have come, and forget those that are gone and have no worker left."""
+        nodes, scheduler = self.scheduler.nodes, self.scheduler
+        for node in found:
+            nodes.setdefault(node.id, node)
+        there = {node.id for node in found}
+        for id_ in [id_ for id_ in nodes if id_ not in there and not scheduler.on_node.get(id_)]:
+            del nodes[id_]
 
     # -- what the routes ask -------------------------------------------------------------------
 
@@ -107,31 +137,29 @@ class Dispatcher:
         """Let an accepted job wait for its turn."""
         spec = spec or _spec_from(row.model, self)
         self.specs[row.id], self.seconds[row.id] = spec, row.seconds
-        self.waiting[spec][row.owner].append(Waiting(row.id, row.owner, row.created))
+        self.scheduler.turns.add(Waiting(row.id, row.owner, row.created), spec)
+        self._measure(spec)
+
+    def queued(self, owner: str) -> int:
+        """How many jobs of an owner wait."""
+        return self.scheduler.turns.queued(owner)
 
     def place(self, job: str) -> int:
         """A job's place among those that wait for the same model, from 1; 0 if it does not wait."""
-        spec = self.specs.get(job)
-        if spec is None:
-            return 0
-        turns = sorted(
-            (turn, item.created, item.id)
-            for queue in self.waiting[spec].values()
-            for turn, item in enumerate(queue)
-        )
-        return next((place for place, (_, _, id_) in enumerate(turns, 1) if id_ == job), 0)
+        return self.scheduler.turns.place(job)
 
     def eta(self, place: int) -> float | None:
         """About how many seconds until a place is at the front; None when nothing is known."""
         if not self.durations or not place:
             return None
-        return place * sum(self.durations) / len(self.durations) / max(self.settings.workers, 1)
+        there = sum(worker.state in ("idle", "busy") for worker in self.workers)
+        return place * sum(self.durations) / len(self.durations) / max(there, 1)
 
     def cancel(self, row: JobRow) -> None:
         """End a job, whatever it is doing."""
         self.store.set([row.id], stop="cancelled")
-        if self._forget_waiting(row.id, row.owner):
-            self._finish(row.id, *_STOPPED["cancelled"])
+        if self.scheduler.turns.remove(row.id):
+            self._finish(row.id, *STOPPED["cancelled"])
             return
         for worker in self.workers:
             if worker.job == row.id:
@@ -144,7 +172,7 @@ class Dispatcher:
 
     def model(self, spec: ModelSpec, lines: bool = False) -> ModelInfo:
         """One of them."""
-        workers = [worker for worker in self.workers if worker.spec == spec]
+        workers = self.workers_of(spec)
         about = self.about.get(spec, {})
         state: Any = "cold"
         if any(worker.state in ("idle", "busy") for worker in workers):
@@ -158,7 +186,7 @@ class Dispatcher:
             state=state,
             tree=about.get("tree", ""),
             dtype=about.get("dtype", ""),
-            queued=sum(map(len, self.waiting[spec].values())) if spec in self.waiting else 0,
+            queued=self.scheduler.turns.counts[spec],
             workers=len(workers),
             lines=about.get("lines", []) if lines else [],
             error=self.failed[spec][1] if state == "failed" else "",
@@ -166,8 +194,10 @@ class Dispatcher:
 
     def load(self, spec: ModelSpec) -> None:
         """Start to load a model, unless it is there."""
-        if not any(worker.spec == spec for worker in self.workers):
-            self._start(spec)
+        if not self.workers_of(spec):
+            self.scheduler.asked.add(spec)
+            self._measure(spec)
+            self.resize()
 
     def listen(self, job: str) -> asyncio.Event:
         """An event that is set whenever there is news of a job."""
@@ -187,33 +217,29 @@ class Dispatcher:
         for event in self._listeners.get(job, ()):
             event.set()
 
-    # -- jobs to workers -----------------------------------------------------------------------
+    # -- what the scheduler says ---------------------------------------------------------------
 
     def assign(self) -> None:
-        """Give a job to every worker that has none, and start workers where jobs wait for one."""
-        for spec in [spec for spec, owners in self.waiting.items() if any(owners.values())]:
-            workers = [worker for worker in self.workers if worker.spec == spec]
-            for worker in workers:
-                if worker.state == "idle":
-                    self._give(worker, spec)
-            waits = any(self.waiting[spec].values())
-            loading = any(worker.state == "loading" for worker in workers)
-            if waits and not loading and len(workers) < self.settings.workers:
-                self._start(spec)
+        """Give a job to every worker that has none, and let workers come and go."""
+        for give in self.scheduler.assign(time.monotonic()):
+            self._give(give)
+        self.resize()
 
-    def _give(self, worker: WorkerProcess, spec: ModelSpec) -> None:
-        owners = self.waiting[spec]
-        running = Counter(self.owner_of(other.job) for other in self.workers if other.job is not None)
-        heads = [queue[0] for queue in owners.values() if queue]
-        job = next_job(heads, running, self.served, self.settings.limits.running)
-        row = None if job is None else self.store.get(job)
-        if job is None or row is None:
-            return
-        owners[row.owner].popleft()
-        self.served[row.owner] = time.monotonic()
-        limits, now = self.settings.limits, time.monotonic()
-        worker.state, worker.job, worker.began = "busy", job, now
-        worker.deadline, worker.stop = now + self.seconds[job], None
+    def resize(self) -> None:
+        """Start the workers that are worth it and end those that are not."""
+        for item in self.scheduler.resize(time.monotonic()):
+            if isinstance(item, Start):
+                self._start(item)
+            elif isinstance(item, Stop) and isinstance(item.seat, Worker):
+                item.seat.kill()
+
+    def _give(self, give: Give) -> None:
+        worker, job = give.seat, give.job.id
+        assert isinstance(worker, Worker)
+        row = self.store.get(job)
+        assert row is not None, "a job that waits is in the store"
+        worker.job, worker.stop = job, None
+        worker.deadline = worker.began + self.seconds[job]
         self.store.move(
             job,
             "RUNNING",
@@ -222,75 +248,71 @@ class Dispatcher:
             started=time.time(),
             lease=time.time() + self.settings.lease,
         )
-        worker.send(
-            "run",
-            job=job,
-            request=str(self.store.request(job)),
-            result=str(self.store.result(job)),
-            memory=limits.memory,
-            most=limits.result,
-        )
+        limits = self.settings.limits
+        request, result = self.store.request(job), self.store.result(job)
+        worker.run(job, request, result, memory=limits.memory, most=limits.result)
         self.tell(job)
 
-    def owner_of(self, job: str | None) -> str:
-        """Whose job that is."""
-        row = None if job is None else self.store.get(job)
-        return "" if row is None else row.owner
-
-    def _start(self, spec: ModelSpec) -> None:
+    def _start(self, start: Start) -> None:
         """Start a worker for a model; its jobs wait meanwhile."""
+        spec: ModelSpec = start.model  # type: ignore[assignment]
+        now = time.monotonic()
         failed = self.failed.get(spec)
-        if failed is not None and time.monotonic() - failed[0] < _COOLING:
+        if failed is not None and now - failed[0] < _COOLING:
             self._refuse_all(spec, failed[1])
             return
-        self._make_room(spec)
         self.failed.pop(spec, None)
-        worker = WorkerProcess(spec, self.settings.tier, self._heard, self._lost)
-        self.workers.append(worker)
-        task = asyncio.create_task(worker.start())
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-        for queue in self.waiting[spec].values():
-            for item in queue:
-                self.store.move(item.id, "LOADING", {"model": spec.id})
-                self.tell(item.id)
+        is_first = not self.scheduler.seats.get(spec)
+        worker = self.engine.worker(start, self._heard, self._lost)
+        worker.since = now
+        self.scheduler.joined(worker)
+        self._spawn(self._begin(worker))
+        for item in self.scheduler.turns.jobs(spec) if is_first else ():
+            self.store.move(item.id, "LOADING", {"model": spec.id})
+            self.tell(item.id)
 
-    def _make_room(self, spec: ModelSpec) -> None:
-        """Let the model go that has been idle for longest, if there are too many."""
-        fixed = {self.spec_of(name) for name in self.settings.models} | {spec}
-        loaded = {worker.spec for worker in self.workers} - fixed
-        idle = [
-            worker
-            for worker in self.workers
-            if worker.spec in loaded
-            and worker.state == "idle"
-            and not any(self.waiting[worker.spec].values())
-        ]
-        if len(loaded) >= self.settings.most_models and idle:
-            oldest = min(idle, key=lambda worker: worker.used)
-            for worker in idle:
-                if worker.spec == oldest.spec:
-                    worker.kill()
+    async def _begin(self, worker: Worker) -> None:
+        try:
+            await worker.start()
+        except OSError as error:  # no more processes, no more memory, no more files
+            self._unloadable(worker.spec, f"no worker can be started: {error}")
+            self._lost(worker)
+
+    def _measure(self, spec: ModelSpec) -> None:
+        """Find out what a model takes; it is started once that is known."""
+
+        async def measure() -> None:
+            self.scheduler.sizes[spec] = await asyncio.to_thread(self.engine.size, spec)
+            self.assign()
+
+        if spec not in self.scheduler.sizes:
+            self._spawn(measure())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # -- what workers say ----------------------------------------------------------------------
 
-    def _heard(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
+    def _heard(self, worker: Worker, message: dict[str, Any]) -> None:
         say, job = message["say"], message.get("job")
         if say == "ready":
-            worker.state = "idle"
+            self.scheduler.ready(worker, time.monotonic())
             self.about[worker.spec] = message
+            self._stillborn.pop(worker.spec, None)
+            self.scheduler.broken.discard(worker.spec)
             self.assign()
         elif say == "unloadable":
-            self.failed[worker.spec] = (time.monotonic(), message["why"])
-            self._refuse_all(worker.spec, message["why"])
+            self._unloadable(worker.spec, message["why"])
         elif job is None or job != worker.job:
             return  # of a job that was taken away from it
         elif say in ("log", "progress"):
-            self._note(worker, job, say, message)
+            self._note(job, say, message)
         else:
             self._ended(worker, job, say, message)
 
-    def _note(self, worker: WorkerProcess, job: str, say: str, message: dict[str, Any]) -> None:
+    def _note(self, job: str, say: str, message: dict[str, Any]) -> None:
         data = {key: value for key, value in message.items() if key not in ("say", "job")}
         row = self.store.get(job)
         size = len(message.get("text", "")) + 50
@@ -301,56 +323,56 @@ class Dispatcher:
         self.store.note(job, say, data, logged=size)
         self.tell(job)
 
-    def _ended(self, worker: WorkerProcess, job: str, say: str, message: dict[str, Any]) -> None:
-        why = worker.stop
-        self._free(worker)
-        if say == "done":
-            self._finish(job, "COMPLETED", None, message["bytes"])
-        elif why is not None:
-            self._finish(job, *_STOPPED[why])
-        elif say == "stopped":  # nobody asked: the block itself raised it
-            self._finish(job, "FAILED", ErrorRecord("block_failed", "the block interrupted itself."))
-        elif "error" in message:
-            self._finish(job, "FAILED", msgspec.convert(message["error"], ErrorRecord))
-        else:
-            self._finish(
-                job, "FAILED", ErrorRecord("block_failed", "the block failed; its message is too long.")
-            )
+    def _ended(self, worker: Worker, job: str, say: str, message: dict[str, Any]) -> None:
+        why, now = worker.stop, time.monotonic()
+        self.durations.append(now - worker.began)
+        worker.job, worker.stop = None, None
+        self.scheduler.ended(worker, now)
+        state, error = ended(say, message, why)
+        self._finish(job, state, error, message["bytes"] if error is None else 0)
         self.assign()
 
-    def _free(self, worker: WorkerProcess) -> None:
-        now = time.monotonic()
-        self.durations.append(now - worker.began)
-        worker.job, worker.stop, worker.used = None, None, now
-        if worker.state == "busy":
-            worker.state = "idle"
-
-    def _lost(self, worker: WorkerProcess) -> None:
-        """A worker is gone: its job goes back to the front, unless it was told to stop or has had its "
-        "chances."""
-        self.workers.remove(worker)
-        job, why = worker.job, worker.stop
+    def _lost(self, worker: Worker) -> None:
+        """A worker is gone; its job goes back to the front, if it has not had its chances."""
+        now, was = time.monotonic(), worker.state
+        if was == "gone":
+            return
+        self.scheduler.left(worker, now)
         if self._closing:
             return
-        row = None if job is None else self.store.get(job)
-        if job is not None and row is not None:
-            self.counts["workers_lost"] += why is None
-            if why is not None:
-                self._finish(job, *_STOPPED[why])
-            elif row.attempt >= _ATTEMPTS:
-                self._finish(job, "FAILED", _lost("its worker", row.attempt))
-            elif self.store.move(job, "QUEUED", {"why": "its worker was lost"}, lease=None):
-                self.waiting[worker.spec][row.owner].appendleft(Waiting(job, row.owner, row.created))
-                self.tell(job)
-        fixed = worker.spec.id in self.settings.models and worker.spec not in self.failed
-        if fixed and not any(other.spec == worker.spec for other in self.workers):
-            self._start(worker.spec)
+        if worker.job is not None:
+            self._lost_job(worker, worker.job)
+        elif was == "loading" and not worker.is_leaving and worker.spec not in self.failed:
+            self._stillborn[worker.spec] += 1
+            if self._stillborn[worker.spec] >= _LOADS:
+                del self._stillborn[worker.spec]
+                why = f"its worker ended {_LOADS} times while it loaded; is there enough memory?"
+                self._unloadable(worker.spec, why)
         self.assign()
 
+    def _lost_job(self, worker: Worker, job: str) -> None:
+        row, why = self.store.get(job), worker.stop
+        worker.job = None
+        if row is None:
+            return
+        self.counts["workers_lost"] += why is None
+        if why is not None:
+            self._finish(job, *STOPPED[why])
+        elif row.attempt >= _ATTEMPTS:
+            self._finish(job, "FAILED", lost("its worker", row.attempt))
+        elif self.store.move(job, "QUEUED", {"why": "its worker was lost"}, lease=None):
+            self.scheduler.turns.add(Waiting(job, row.owner, row.created), worker.spec, front=True)
+            self.tell(job)
+
+    def _unloadable(self, spec: ModelSpec, why: str) -> None:
+        self.failed[spec] = (time.monotonic(), why)
+        self.scheduler.broken.add(spec)
+        self._refuse_all(spec, why)
+
     def _refuse_all(self, spec: ModelSpec, why: str) -> None:
-        for queue in self.waiting.pop(spec, {}).values():
-            for item in queue:
-                self._finish(item.id, "FAILED", ErrorRecord("model_unavailable", why, kind="ModelLoadError"))
+        self.scheduler.asked.discard(spec)
+        for item in self.scheduler.turns.drop(spec):
+            self._finish(item.id, "FAILED", ErrorRecord("model_unavailable", why, kind="ModelLoadError"))
 
     def _finish(self, job: str, state: str, error: ErrorRecord | None, size: int = 0) -> None:
         data: dict[str, Any] = {"bytes": size} if error is None else {"error": msgspec.to_builtins(error)}
@@ -362,20 +384,11 @@ class Dispatcher:
         self.counts[f"jobs_{state.lower()}"] += 1
         self.tell(job)
 
-    def _forget_waiting(self, job: str, owner: str) -> bool:
-        spec = self.specs.get(job)
-        queue = self.waiting[spec][owner] if spec is not None and spec in self.waiting else deque()
-        for item in queue:
-            if item.id == job:
-                queue.remove(item)
-                return True
-        return False
-
     # -- the clock -----------------------------------------------------------------------------
 
     def _watch(self, now: float) -> None:
         busy = []
-        for worker in list(self.workers):
+        for worker in self.workers:
             patience = 10 if worker.state == "loading" else 1
             if now - worker.beat > patience * self.settings.lease:
                 worker.kill()  # stopped, or so deep in one operation that it cannot be told to stop
@@ -389,15 +402,11 @@ class Dispatcher:
         if busy:
             self.store.set(busy, lease=time.time() + self.settings.lease)
         self.assign()
-
-
-def _lost(what: str, attempts: int) -> ErrorRecord:
-    return ErrorRecord(
-        "lost_worker",
-        f"{what} ended while the job ran, {attempts} times.",
-        hint="It may take more memory than there is; the server's own output says more.",
-        retryable=True,
-    )
+        for spec, since in list(self.scheduler.wanting.items()):
+            if now - since > _ROOM and self.scheduler.never_fits(spec):
+                need = self.scheduler.sizes[spec].memory / 2**30
+                why = f"{spec.id} takes about {need:.1f} GB, and no machine of this server has that much."  # type: ignore[attr-defined]
+                self._unloadable(spec, why)  # type: ignore[arg-type]
 
 
 def _spec_from(name: str, dispatcher: Dispatcher) -> ModelSpec:

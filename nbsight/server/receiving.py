@@ -78,7 +78,7 @@ def _check_rate(service: Service, owner: str) -> None:
         limits = service.settings.limits
         message = f"{owner} submits more than {limits.rate:g} jobs per second."
         raise Refused(429, ErrorRecord("too_fast", message, retryable=True), wait)
-    waiting = sum(len(owners[owner]) for owners in service.dispatcher.waiting.values() if owner in owners)
+    waiting = service.dispatcher.queued(owner)
     most = service.settings.limits.queued
     if waiting >= most:
         message = f"{owner} has {waiting} jobs waiting, and {most} are the most."

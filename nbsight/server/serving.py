@@ -14,6 +14,7 @@ import uvicorn
 
 from nbsight.server.access import digest_of, new_key, user_name
 from nbsight.server.app import make_app
+from nbsight.server.engines import make_engine
 from nbsight.server.settings import RefusedToStart, Settings, is_loopback
 from nbsight.server.store import Store
 from nbsight.wire.discovery import Running, announce, forget
@@ -44,8 +45,10 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
             )
         token = _own_key(settings.data)
         settings = replace(settings, keys={digest_of(token): user_name()})
+    engine = make_engine(settings)
     store = _store(settings.data)
     listener = _listener(settings)
+    engine.open()
     port = listener.getsockname()[1]
     url = f"http://{'localhost' if settings.host == '::1' else settings.host}:{port}"
     file: Path | None = None
@@ -55,7 +58,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     if token is not None:
         say("notebooks of this user find it: model.trace(prompt, remote=True)")
     config = uvicorn.Config(
-        make_app(settings, store),
+        make_app(settings, store, engine),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=75,
@@ -68,6 +71,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
         say("ended")
     finally:
         listener.close()
+        engine.close()
         if file is not None:
             forget(file)
 

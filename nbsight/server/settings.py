@@ -10,9 +10,10 @@ from typing import Any, Literal
 from nbsight.errors import NbsightError
 from nbsight.wire.api import Limits
 
-__all__ = ["RefusedToStart", "Settings", "Tier", "is_loopback"]
+__all__ = ["EngineName", "RefusedToStart", "Settings", "Tier", "is_loopback"]
 
 Tier = Literal["local", "program", "sandbox"]
+EngineName = Literal["local", "ray", "slurm"]
 
 
 class RefusedToStart(NbsightError, ValueError):
@@ -35,6 +36,11 @@ class Settings:
         most_models: Models that are loaded at a time, where it does.
         options: What each model is opened with, such as `device_map`.
         limits: What a job and an owner may use.
+        shares: What an owner may use beside the others, where they wait for each other; 1 if not named.
+        engine: Where workers run.
+        engine_options: What that engine is told, such as the address of a cluster.
+        idle: Seconds without a job after which a worker of a cluster is ended.
+        patience: Seconds that jobs wait for a place on a full cluster before a busy worker makes room.
         lease: Seconds without a sign of life after which a worker counts as lost.
         grace: Seconds that a job has to stop before its worker is ended.
     """
@@ -50,6 +56,11 @@ class Settings:
     most_models: int = 3
     options: dict[str, Any] = field(default_factory=dict)
     limits: Limits = Limits()
+    shares: dict[str, float] = field(default_factory=dict)
+    engine: EngineName = "local"
+    engine_options: dict[str, str] = field(default_factory=dict)
+    idle: float = 600.0
+    patience: float = 60.0
     lease: float = 60.0
     grace: float = 3.0
 

@@ -1,66 +1,19 @@
-"""The parts of a server that need none to be running: turns, rates, keys, the store, what it refuses."""
+"""The parts of a server that need none to be running: rates, keys, the store, what it refuses."""
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nbsight.server.access import digest_of, new_key, owner_of, read_keys, wrong_origin
-from nbsight.server.fairness import Rates, Waiting, next_job
+from nbsight.server.fairness import Rates
 from nbsight.server.settings import RefusedToStart, Settings, is_loopback
 from nbsight.server.store import JobRow, Store
 from nbsight.wire import discovery
 
-# -- turns -----------------------------------------------------------------------------------------
-
-
-def in_turn(jobs: list[Waiting], most: int = 10) -> list[str]:
-    """The order in which jobs start when each ends before the next one starts."""
-    waiting, served, order, clock = list(jobs), {}, [], 0.0
-    while waiting:
-        job = next_job(waiting, Counter(), served, most)
-        assert job is not None
-        (found,) = [item for item in waiting if item.id == job]
-        waiting.remove(found)
-        clock += 1
-        served[found.owner] = clock
-        order.append(job)
-    return order
-
-
-def test_who_sends_a_hundred_jobs_does_not_keep_another_waiting():
-    jobs = [Waiting(f"a{i}", "ada", i) for i in range(100)] + [
-        Waiting(f"b{i}", "bob", 200 + i) for i in range(2)
-    ]
-    assert in_turn(jobs)[:5] == ["a0", "b0", "a1", "b1", "a2"]
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=30))
-def test_everybody_has_his_turn_and_his_own_order(owners):
-    jobs = [Waiting(f"{owner}{number:02}", owner, number) for number, owner in enumerate(owners)]
-    order = in_turn(jobs)
-    assert sorted(order) == sorted(job.id for job in jobs)
-    for owner in "abc":
-        own = [job for job in order if job[0] == owner]
-        assert own == sorted(own)
-    # As long as several wait, none starts twice before another has started once.
-    left = Counter(owners)
-    for first, second in itertools.pairwise(order):
-        left[first[0]] -= 1
-        others = [owner for owner in "abc" if owner != first[0] and left[owner]]
-        assert first[0] != second[0] or not others
-
-
-def test_nobody_runs_more_than_he_may():
-    waiting = [Waiting("a", "ada", 0), Waiting("b", "bob", 1)]
-    assert next_job(waiting, Counter(ada=2), {}, 2) == "b"
-    assert next_job(waiting, Counter(ada=2, bob=2), {}, 2) is None
+# -- rates ------------------------------------------------------------------------------------------
 
 
 def test_a_rate_is_kept_over_time_and_a_burst_is_let_through():
