@@ -83,8 +83,9 @@ def _check_walls() -> None:
         reasons = "\n".join(f"  {mechanism.name}: {mechanism.why}" for mechanism in gone)
         raise RefusedToStart(
             "the tier `sandbox` keeps full Python away from files, network and other processes, and here it "
-            f"cannot:\n{reasons}\nMend that (`apt install bubblewrap`, a newer kernel), or use `--tier program`, "
-            "which interprets blocks and never executes them, or `--tier local` for yourself alone."
+            f"cannot:\n{reasons}\nMend that (`apt install bubblewrap`, a newer kernel), or use "
+            "`--tier program`, which interprets blocks and never executes them, or `--tier local` for "
+            "yourself alone."
         )
 
 

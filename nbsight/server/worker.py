@@ -174,9 +174,7 @@ class Worker:
         """What the job may take here; what it shares with a process of its own comes on top."""
         return given + 2 * SHARED if given and self.tier == "sandbox" else given
 
-    def _answer(
-        self, request: Path, result: Path, limits: dict[str, Any], say: Callable[..., None]
-    ) -> int:
+    def _answer(self, request: Path, result: Path, limits: dict[str, Any], say: Callable[..., None]) -> int:
         most = limits["most"]
         header, blob = unframe(request.read_bytes())
         head = unpack(header, JobHeader)

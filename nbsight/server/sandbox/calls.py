@@ -1,4 +1,4 @@
-"""A call of the model that is held for a runner: it stops where the runner wants, and goes on with what it says.
+"""A call of the model that is held for a runner: it stops where it wants, goes on with what it says.
 
 What a run of the core is to a block in the same process. The model runs in a greenlet of its own, through
 the same gates; modules that the runner looks at without stopping are only noted.

@@ -43,10 +43,10 @@ def answer_sandboxed(
             return runner.run(root, job, say, most, check_options)
         except LineEnded:
             raise RemoteError(
-                "the process in which the block ran has ended: it took more memory, computing time or threads "
-                "than a job may, or a library that it called has crashed."
+                "the process in which the block ran has ended: it took more memory, computing time or "
+                "threads than a job may, or a library that it called has crashed."
             ) from None
         except WireError as error:
             raise RemoteError(
-                f"the process in which the block ran was ended, because it did not keep to the rules: {error}."
+                f"the process in which the block ran was ended; it did not keep to the rules: {error}."
             ) from None

@@ -20,7 +20,7 @@ from nbsight.core.callee import has_forward
 from nbsight.core.greenlets import Carrier
 from nbsight.errors import RemoteError
 from nbsight.server.sandbox import messages
-from nbsight.server.sandbox.memory import NoRoom, Region, Space
+from nbsight.server.sandbox.memory import Region, Space
 from nbsight.server.sandbox.values import Absent, Handle, Reader, Writer, flat, record_class
 from nbsight.wire.failures import exception_of
 
@@ -30,8 +30,9 @@ _encode = msgspec.json.Encoder().encode
 _answer = msgspec.json.Decoder(messages.Answer).decode
 
 _GRADIENTS = (
-    "in the tier `sandbox` a block's gradients end where the model begins: `backward` through the model needs "
-    "the graph, which stays with the weights. Use a server of the tier `program` or `local` for this block."
+    "in the tier `sandbox` a block's gradients end where the model begins: `backward` through the model "
+    "needs the graph, which stays with the weights. Use a server of the tier `program` or `local` for this "
+    "block."
 )
 
 
@@ -44,7 +45,7 @@ def take_weights(module: nn.Module) -> None:
                 if tensor is not None:
                     if id(tensor) not in known:
                         known[id(tensor)] = Absent(tensor.to("meta"), requires_grad=False)
-                    home[name] = known[id(tensor)]  # type: ignore[assignment]
+                    home[name] = known[id(tensor)]
 
 
 class Ghost:
@@ -97,11 +98,9 @@ class Ghost:
         """Have the worker call a module, or `generate`."""
         current = getcurrent()
         run = current.model_run if type(current) is Carrier else None
-        asks = run is not None and run.grad
-        if torch.is_grad_enabled() and (asks or _needs_gradient(args, kwargs)):
-            raise RemoteError(_GRADIENTS)
+        asks = (run is not None and run.grad) or _needs_gradient(args, kwargs)
         before = self.replays.get(current)
-        replay = self.replays[current] = _Replay(self, run)
+        replay = self.replays[current] = _Replay(self, run, torch.is_grad_enabled() and asks)
         try:
             return replay.begin(part, method, args, kwargs)
         finally:
@@ -137,9 +136,32 @@ class Ghost:
         self.ours[place : place + len(state)].copy_(state)
         return place
 
-    def reader(self) -> Reader:
-        """What reads an answer."""
-        return Reader(self.theirs, 2**62, Handle, record_class, keep_views=True)
+    def reader(self, has_edge: bool) -> Reader:
+        """What reads an answer; with an edge, who goes backward through its tensors is told."""
+        edge = _to_edge if has_edge else None
+        return Reader(self.theirs, 2**62, Handle, record_class, keep_views=True, dress=edge)
+
+
+class _Edge(torch.autograd.Function):
+    """Where the graph of a block ends and that of the model would begin."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """The value, as something that was computed."""
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        """Says that there is no more."""
+        raise RemoteError(_GRADIENTS)
+
+
+def _to_edge(value: torch.Tensor) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
+    with torch.enable_grad():
+        made: torch.Tensor = _Edge.apply(value, torch.zeros((), requires_grad=True))
+    return made
 
 
 class _Replay:
@@ -149,8 +171,8 @@ class _Replay:
         entering: The module that is being called here because it was called there.
     """
 
-    def __init__(self, ghost: Ghost, run: Any) -> None:
-        self.ghost, self.run = ghost, run
+    def __init__(self, ghost: Ghost, run: Any, has_edge: bool) -> None:
+        self.ghost, self.run, self.has_edge = ghost, run, has_edge
         ghost.calls += 1
         self.id = ghost.calls
         self.entering: nn.Module | None = None
@@ -237,7 +259,11 @@ class _Replay:
         stops: Any = False
         for criterion in self._criteria:
             said = criterion(ids, None)
-            stops = stops | said if isinstance(said, torch.Tensor) or isinstance(stops, torch.Tensor) else stops or bool(said)
+            stops = (
+                stops | said
+                if isinstance(said, torch.Tensor) or isinstance(stops, torch.Tensor)
+                else stops or bool(said)
+            )
         return ids, stops
 
     # -- the wire ------------------------------------------------------------------------------
@@ -254,7 +280,7 @@ class _Replay:
         self._trail, self._event = deque(answer.trail), answer.event
 
     def _read(self, event: messages.Event) -> Any:
-        reader = self.ghost.reader()
+        reader = self.ghost.reader(self.has_edge)
         value = reader.read(event.value)
         self._known = reader.views
         return value
@@ -286,12 +312,11 @@ class _Replay:
 
 
 def _needs_gradient(args: Any, kwargs: Any) -> bool:
-    return any(
-        isinstance(value, torch.Tensor) and value.requires_grad for value in (*args, *kwargs.values())
-    )
+    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in (*args, *kwargs.values()))
 
 
 def _refuse(value: Any) -> Any:
     raise RemoteError(
-        f"a {type(value).__name__} cannot be given to the model in the tier `sandbox`: tensors and plain data can."
+        f"a {type(value).__name__} cannot be given to the model in the tier `sandbox`; tensors and plain "
+        "data can."
     )

@@ -160,8 +160,8 @@ class Host:
             raise BlockFailed(
                 ErrorRecord(
                     "result_too_large",
-                    f"the result has more than {self._most:,} bytes, the most that this server sends. Save less: "
-                    "a mean, one position, or half precision (`.half()`).",
+                    f"the result has more than {self._most:,} bytes, the most that this server sends. Save "
+                    "less: a mean, one position, or half precision (`.half()`).",
                 )
             )
         self._result += memoryview(self._theirs[:size].numpy())
@@ -203,7 +203,7 @@ class Host:
             def function(held: HeldCall) -> Any:
                 if question.chooses:
                     kwargs["stopping_criteria"] = [_Choice(held, self._vocabulary())]
-                return module.generate(*args, **kwargs)  # type: ignore[operator]
+                return module.generate(*args, **kwargs)
         else:
 
             def function(held: HeldCall) -> Any:
@@ -374,10 +374,14 @@ class _Choice:
 
 
 def _choice(value: Any) -> tuple[torch.Tensor, torch.Tensor | bool]:
-    if type(value) is tuple and len(value) == 2 and isinstance(value[0], torch.Tensor):
-        if isinstance(value[1], (bool, torch.Tensor)):
-            return value
-    raise WireError("a choice that is none")
+    is_pair = type(value) is tuple and len(value) == 2
+    if (
+        not is_pair
+        or not isinstance(value[0], torch.Tensor)
+        or not isinstance(value[1], (bool, torch.Tensor))
+    ):
+        raise WireError("a choice that is none")
+    return value
 
 
 def _checked(record: ErrorRecord) -> ErrorRecord:

@@ -208,9 +208,11 @@ def _status(handle: int) -> dict[str, str]:
 def _describe(root: Any, kind: str, folder: Path) -> Setup:
     """Write what makes the model, without its weights, where the zygote can read it."""
     module = root._module
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     if not hasattr(config, "save_pretrained"):
-        raise JailError("the tier `sandbox` serves models of transformers, which can be made from a configuration")
+        raise JailError(
+            "the tier `sandbox` serves models of transformers, which can be made from a configuration"
+        )
     config.save_pretrained(folder)
     settings = getattr(module, "generation_config", None)
     if settings is not None:

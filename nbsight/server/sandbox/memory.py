@@ -95,7 +95,7 @@ class Space:
             place = -(-end // ALIGNMENT) * ALIGNMENT
         if place + size > self.size:
             raise NoRoom(
-                f"{size:,} bytes do not fit into the {self.size:,} that a block and its model share at a time."
+                f"{size:,} bytes do not fit into the {self.size:,} that a block and its model share."
             )
         insort(self._taken, (place, place + max(size, 1)))
         return place

@@ -81,7 +81,9 @@ def _bubblewrap() -> str:
 def _landlock() -> str:
     version = kernel.landlock_version()
     if not version:
-        raise OSError("the kernel has no Landlock (Linux 5.13, and `landlock` in the lsm= of its command line)")
+        raise OSError(
+            "the kernel has no Landlock (Linux 5.13, and `landlock` in the lsm= of its command line)"
+        )
     status = _in_child(lambda: kernel.only_read(["/usr"]), lambda: os.listdir("/proc"))
     if status != 0:
         raise OSError("a process under Landlock still reads /proc")
@@ -123,11 +125,18 @@ def _in_child(lock: Callable[[], None], attempt: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def _turn_into_nobody() -> None:
+    os.setgroups([])
+    os.setgid(walls.NOBODY)
+    os.setuid(walls.NOBODY)
+
+
 def _identity() -> str:
     if os.geteuid() != 0:
-        return f"the server runs as user {os.geteuid()}, and the process inside in a user namespace of its own"
-    status = _in_child(lambda: None, lambda: (os.setgroups([]), os.setgid(walls.NOBODY), os.setuid(walls.NOBODY)))
-    if status != 1:
+        return (
+            f"the server runs as user {os.geteuid()}, and the process inside in a user namespace of its own"
+        )
+    if _in_child(lambda: None, _turn_into_nobody) != 1:
         raise OSError("the server runs as root and cannot turn into nobody")
     return "the server runs as root; the process inside turns into nobody"
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
 
+from nbsight.errors import RemoteError
 from nbsight.server.sandbox.memory import Region
 from nbsight.server.sandbox.messages import WireError
 
@@ -47,8 +48,8 @@ class Handle:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"this {self.kind} stays where the model runs: in the tier `sandbox` a block has tensors and plain "
-            f"data, and can hand a {self.kind} on, but has no `.{name}` of it."
+            f"this {self.kind} stays where the model runs: in the tier `sandbox` a block has tensors and "
+            f"plain data, and can hand a {self.kind} on, but has no `.{name}` of it."
         )
 
 
@@ -56,26 +57,34 @@ class Absent(torch.nn.Parameter):
     """In the place of a weight: its shape and dtype, and no numbers."""
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         """Where blocks compute."""
         return torch.device("cpu")
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _ASKABLE:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
-        from nbsight.errors import RemoteError
-
         raise RemoteError(
-            "the block reads a weight, and in the tier `sandbox` weights stay with the model. Apply the module "
-            "that has it, as in `model.lm_head(hidden)`, or use a server of the tier `local`."
+            "the block reads a weight, and in the tier `sandbox` weights stay with the model. Apply the "
+            "module that has it, as in `model.lm_head(hidden)`, or use a server of the tier `local`."
         )
 
 
-_ASKABLE = frozenset("__get__ size dim numel nelement stride is_floating_point is_complex element_size __hash__".split())
+_ASKABLE = frozenset(
+    (
+        "__get__",
+        "size",
+        "dim",
+        "numel",
+        "stride",
+        "element_size",
+        "is_floating_point",
+        "is_complex",
+        "__hash__",
+    )
+)
 
 
 def flat(region: Region) -> torch.Tensor:
@@ -116,7 +125,9 @@ class Writer:
         known: Sequence[tuple[torch.Tensor, torch.Tensor, int]] = (),
     ) -> None:
         self._memory, self._take, self._handle = memory, take, handle
-        self._known = {id(now): (index, now, came, version) for index, (now, came, version) in enumerate(known)}
+        self._known = {
+            id(now): (index, now, came, version) for index, (now, came, version) in enumerate(known)
+        }
         #: The tensors that were written, in order.
         self.tensors: list[torch.Tensor] = []
         #: The classes of the outputs that were written, by the names that were written for them.
@@ -167,7 +178,12 @@ class Writer:
         return {"w": index, "n": self._numbers(value)} if alike else {"n": self._numbers(value)}
 
     def _numbers(self, value: torch.Tensor) -> list[Any]:
-        if isinstance(value, Absent) or value.is_meta or value.layout is not torch.strided or value.is_quantized:
+        if (
+            isinstance(value, Absent)
+            or value.is_meta
+            or value.layout is not torch.strided
+            or value.is_quantized
+        ):
             return self._handle(value)
         plain = value.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
         if plain.dtype not in _NAMES:
@@ -190,10 +206,13 @@ class Reader:
     Args:
         memory: Where numbers lie (`flat`).
         most: Bytes that all tensors of this message may take together.
-        place: Puts a tensor where it is needed.
-        known: The tensors that this side has sent.
         handles: What `{"h": i}` means; called with the number and what else was said.
         records: The classes of outputs that may be named.
+        place: Puts a tensor where it is needed.
+        known: The tensors that this side has sent.
+        overwrite: Writes new numbers into one of those.
+        keep_views: Whether to fill `views`.
+        dress: What to make of each tensor.
     """
 
     def __init__(
@@ -206,6 +225,7 @@ class Reader:
         known: Sequence[torch.Tensor] = (),
         overwrite: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         keep_views: bool = False,
+        dress: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self._memory, self._left = memory, most
         self._handles, self._records, self._place = handles, records, place
@@ -213,7 +233,7 @@ class Reader:
         self._nodes = _NODES
         #: If asked for: each tensor, as it was read and as it lies in the region.
         self.views: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-        self._keeps_views = keep_views
+        self._keeps_views, self._dress = keep_views, dress
 
     def read(self, code: Any, depth: int = 0) -> Any:
         """The value of a code.
@@ -273,6 +293,8 @@ class Reader:
         copied = raw.clone().view(dtype).view(dense).permute(back)
         if dtype == torch.bool:  # any other byte would be a truth that torch does not know
             copied = copied.view(torch.uint8) != 0
+        if self._dress is not None:
+            copied = self._dress(copied)
         if self._keeps_views:
             self.views.append((copied, view, copied._version))
         return copied
@@ -337,7 +359,8 @@ def arguments(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     Raises:
         WireError: they are not.
     """
-    if type(value) is tuple and len(value) == 2 and isinstance(value[1], Mapping) and type(value[0]) is tuple:
-        if all(type(name) is str for name in value[1]):
-            return value[0], dict(value[1])
-    raise WireError("arguments that are none")
+    if type(value) is not tuple or [type(part) for part in value] != [tuple, dict]:
+        raise WireError("arguments that are none")
+    if any(type(name) is not str for name in value[1]):
+        raise WireError("arguments with a name that is none")
+    return value

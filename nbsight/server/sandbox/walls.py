@@ -21,7 +21,15 @@ _PACKAGES = (
 )
 
 #: Of the system: its libraries, and nothing of /etc but where they are.
-_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu")
+_SYSTEM = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/bin",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/sys/devices/system/cpu",
+)
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ATEN_CPU_CAPABILITY")
 
@@ -67,7 +75,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def command(arguments: Iterable[str], *, folders: Iterable[str] = (), filter_at: int | None = None) -> list[str]:
+def command(
+    arguments: Iterable[str], *, folders: Iterable[str] = (), filter_at: int | None = None
+) -> list[str]:
     """What to run.
 
     Args:
@@ -90,7 +100,9 @@ def command(arguments: Iterable[str], *, folders: Iterable[str] = (), filter_at:
     walls = [program, *spaces, *rights, "--die-with-parent", "--new-session", "--clearenv"]
     for name, value in environment().items():
         walls += ["--setenv", name, value]
-    places = [place for place in dict.fromkeys([*_SYSTEM, *readable_folders(), *folders]) if os.path.exists(place)]
+    places = [
+        place for place in dict.fromkeys([*_SYSTEM, *readable_folders(), *folders]) if os.path.exists(place)
+    ]
     above = dict.fromkeys(str(part) for place in places for part in reversed(Path(place).parents[:-1]))
     walls += ["--perms", "1777", "--tmpfs", "/tmp"]  # torch looks for one when it begins; blocks cannot write
     for folder in above:
