@@ -71,11 +71,7 @@ class Settings:
             RefusedToStart: the tier does not fit the address, or is not there.
         """
         if self.tier == "sandbox":
-            raise RefusedToStart(
-                "there is no `sandbox` tier in this version: it has to keep full Python away from files, "
-                "network and other processes, and what does that is not built. Use `--tier program`, "
-                "which interprets blocks and never executes them, or `--tier local` for yourself alone."
-            )
+            _check_walls()
         if self.tier == "local" and not is_loopback(self.host):
             raise RefusedToStart(
                 f"in the `local` tier a block is Python that runs as you: whoever reaches {self.host} and "
@@ -83,11 +79,25 @@ class Settings:
                 "listens on 127.0.0.1 only. For others use `--tier program`; for yourself, from another "
                 "computer, an SSH tunnel (`ssh -L 8765:127.0.0.1:8765 this-machine`)."
             )
-        if self.tier == "program" and self.loads:
+        if self.tier != "local" and self.loads:
             raise RefusedToStart(
-                "a `program` server loads the models that it was started with and no others; leave out "
+                f"a `{self.tier}` server loads the models that it was started with and no others; leave out "
                 "`--loads`."
             )
+
+
+def _check_walls() -> None:
+    from nbsight.server.sandbox import missing  # here, because it looks for what only Linux has
+
+    gone = missing()
+    if gone:
+        reasons = "\n".join(f"  {mechanism.name}: {mechanism.why}" for mechanism in gone)
+        raise RefusedToStart(
+            "the tier `sandbox` keeps full Python away from files, network and other processes, and here it "
+            f"cannot:\n{reasons}\nMend that (`apt install bubblewrap`, a newer kernel), or use "
+            "`--tier program`, which interprets blocks and never executes them, or `--tier local` for "
+            "yourself alone."
+        )
 
 
 def is_loopback(host: str) -> bool:

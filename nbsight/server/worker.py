@@ -30,6 +30,9 @@ from nbsight.server.channel import Channel
 from nbsight.server.output import sent_output
 from nbsight.server.passes import counted_passes
 from nbsight.server.programs.execute import answer_program
+from nbsight.server.sandbox.execute import answer_sandboxed
+from nbsight.server.sandbox.host import BlockFailed
+from nbsight.server.sandbox.jail import SHARED, Jail
 from nbsight.wire.api import ErrorRecord
 from nbsight.wire.execute import answer
 from nbsight.wire.failures import record_of
@@ -66,6 +69,8 @@ class Worker:
         self.roots: dict[str, Any] = {}
         self.tier = "local"
         self.is_spoilt = False
+        #: Where blocks of the tier `sandbox` run, by the class of the envoy that they were written for.
+        self.jails: dict[str, Jail] = {}
 
     # -- beside the jobs -----------------------------------------------------------------------
 
@@ -113,6 +118,8 @@ class Worker:
         self.tier = message["tier"]
         try:
             root = _open(message["model"], message["kind"], message["options"])
+            if self.tier == "sandbox":
+                self.jails[message["kind"]] = Jail(root, message["kind"])
         except Exception as error:  # whatever it is, the server has to say why there is no model
             self.channel.send("unloadable", why=str(error) or type(error).__name__)
             os._exit(1)
@@ -149,9 +156,9 @@ class Worker:
         try:
             try:
                 self.running = job
-                with _memory(message["memory"]), sent_output(say):
+                with _memory(self._most_memory(message["memory"])), sent_output(say):
                     files = Path(message["request"]), Path(message["result"])
-                    size = self._answer(*files, message["most"], say)
+                    size = self._answer(*files, message, say)
             finally:
                 self.running = None  # from here on nobody stops us
             say("done", bytes=size)
@@ -163,7 +170,12 @@ class Worker:
             os._exit(0)
         self._clean()
 
-    def _answer(self, request: Path, result: Path, most: int, say: Callable[..., None]) -> int:
+    def _most_memory(self, given: int) -> int:
+        """What the job may take here; what it shares with a process of its own comes on top."""
+        return given + 2 * SHARED if given and self.tier == "sandbox" else given
+
+    def _answer(self, request: Path, result: Path, limits: dict[str, Any], say: Callable[..., None]) -> int:
+        most = limits["most"]
         header, blob = unframe(request.read_bytes())
         head = unpack(header, JobHeader)
         root = self.root_of(head.model.kind)
@@ -171,6 +183,17 @@ class Worker:
             if self.tier == "program":
                 with self._unchanged(root):
                     reply, numbers = answer_program(head, blob, root)
+            elif self.tier == "sandbox":
+                with self._unchanged(root):
+                    reply, numbers = answer_sandboxed(
+                        self._jail(head.model.kind),
+                        root,
+                        (header, blob),
+                        say,
+                        most=most,
+                        memory=limits["memory"],
+                        seconds=limits.get("seconds", 0),
+                    )
             else:
                 reply, numbers = answer(header, blob, root)
         size = len(reply) + len(numbers)
@@ -183,6 +206,11 @@ class Worker:
         partial.write_bytes(frame(reply, numbers))
         os.replace(partial, result)
         return result.stat().st_size
+
+    def _jail(self, kind: str) -> Jail:
+        if kind not in self.jails:
+            self.jails[kind] = Jail(self.root_of(kind), kind)
+        return self.jails[kind]
 
     @contextmanager
     def _unchanged(self, root: Any) -> Iterator[None]:
@@ -204,7 +232,7 @@ class Worker:
                         parameter.grad = None
             if any(part.training for part in parts):
                 module.eval()
-        if self.tier == "program":
+        if self.tier != "local":
             torch.seed()  # what one owner has seeded tells him nothing of the next one's samples
         torch.set_grad_enabled(True)
         torch.set_default_dtype(torch.float32)
@@ -217,6 +245,8 @@ class _TooLarge(RemoteError):
 
 def _record(error: BaseException) -> ErrorRecord:
     text = str(error)
+    if isinstance(error, BlockFailed):
+        return error.record
     if isinstance(error, _TooLarge):
         return record_of(error, "result_too_large")
     is_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text
