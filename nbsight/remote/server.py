@@ -16,6 +16,7 @@ from nbsight.remote.fitting import check_fits
 from nbsight.remote.job import RemoteJob, Sender
 from nbsight.remote.listed import list_job
 from nbsight.remote.options import Options, take_options
+from nbsight.remote.rehearsal import rehearse, would_wait
 from nbsight.wire.jobs import pack_job
 from nbsight.wire.messages import frame
 
@@ -67,6 +68,9 @@ def send(client: Client, job: Job, options: Options) -> RemoteJob:
     info = client.info()
     check_fits(client, info, job)
     parcel = pack_job(job)
+    asked = options.rehearse
+    if would_wait(info, str(job.model.__dict__.get("_name"))) if asked is None else asked:
+        rehearse(job, parcel)
     is_here = client.url.startswith(("http://127.0.0.1", "http://localhost"))
     data = frame(parcel.header, parcel.blob, deflate=not is_here)
     if len(data) > info.limits.request:

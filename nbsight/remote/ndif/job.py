@@ -19,6 +19,8 @@ from nbsight.remote.ndif.records import Record, keep
 from nbsight.remote.ndif.service import NdifClient
 from nbsight.remote.ndif.twin import request_of
 from nbsight.remote.options import Options
+from nbsight.remote.rehearsal import rehearse
+from nbsight.wire.jobs import pack_job
 from nbsight.wire.missing import NotHere
 
 __all__ = ["NdifJob", "send_to_ndif"]
@@ -78,6 +80,8 @@ def send_to_ndif(client: NdifClient, job: Job, options: Options) -> NdifJob:
     """
     if options.timeout is not None:
         raise RemoteError("NDIF sets its own limit of time for a job; leave out `timeout=`.")
+    if options.rehearse is not False:
+        rehearse(job, pack_job(job))
     request = request_of(job, client.deployed())
     answer = client.post(request.envelope, request.blob)
     model = name_of(job.model)
