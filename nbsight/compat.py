@@ -1,8 +1,8 @@
 """Names that code written for nnsight imports, and that mean little here.
 
 `Object` is for type hints. `NNsightDeprecationWarning` is never raised: nothing here is deprecated. `CONFIG`
-takes the settings that such code makes at its top; this version has no server to send a block to, so nothing
-reads them, and `remote=True` says so.
+takes the settings that such code makes at its top; of them `API.HOST` and `API.APIKEY` are read, for
+`remote="ndif"`.
 """
 
 from __future__ import annotations

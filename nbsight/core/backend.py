@@ -18,7 +18,17 @@ from nbsight.errors import RemoteError
 if TYPE_CHECKING:
     from nbsight.core.capture import Block
 
-__all__ = ["Backend", "Job", "in_job", "register", "register_servers", "resolve", "running_job"]
+__all__ = [
+    "Backend",
+    "Job",
+    "in_job",
+    "in_rehearsal",
+    "register",
+    "register_servers",
+    "rehearsing",
+    "resolve",
+    "running_job",
+]
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,24 @@ def running_job() -> Iterator[None]:
         yield
     finally:
         _inside.reset(token)
+
+
+_rehearsal: ContextVar[bool] = ContextVar("nbsight_rehearsal", default=False)
+
+
+@contextmanager
+def rehearsing() -> Iterator[None]:
+    """Say that traces in this context are scans, whatever they are written as."""
+    token = _rehearsal.set(True)
+    try:
+        yield
+    finally:
+        _rehearsal.reset(token)
+
+
+def in_rehearsal() -> bool:
+    """Whether this code only tries a job that will run elsewhere."""
+    return _rehearsal.get()
 
 
 def in_job() -> bool:

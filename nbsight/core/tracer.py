@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nbsight.core import context, explain
 from nbsight.core.alive import ended
 from nbsight.core.asked import Asked
-from nbsight.core.backend import in_job
+from nbsight.core.backend import in_job, in_rehearsal
 from nbsight.core.backward import unwatch, watch
 from nbsight.core.cache import Cache, fill
 from nbsight.core.captured import Captured
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Tracer"]
 
 #: Accepted wherever nnsight code gives them; they mean something to a remote backend only.
-_REMOTE_OPTIONS = ("blocking", "verbose", "job_id", "backend")
+_REMOTE_OPTIONS = ("blocking", "verbose", "job_id", "backend", "rehearse")
 
 
 #: How many statements' habits a model keeps.
@@ -121,6 +121,10 @@ class Tracer(Asked):
             if not self.remote:
                 for option in _REMOTE_OPTIONS:
                     kwargs.pop(option, None)
+        if in_rehearsal():
+            self.scan = True
+            if method != "forward":
+                raise InputError("a generation's steps depend on numbers, and a rehearsal has none.")
         self.args = args
         self.kwargs = kwargs
         self.driver = Participant()

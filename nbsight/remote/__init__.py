@@ -2,7 +2,7 @@
 
 `remote=True` sends a block to the server of `nbsight serve` or of NBSIGHT_HOST, `remote="http://..."` to
 the server at that address. It becomes a job there, which survives this process: `jobs["3f97"]` finds it
-from any other.
+from any other. `remote="ndif"` sends it to NDIF.
 
 `remote="local"` sends the block through the whole codec, as bytes, and runs it in this process.
 With it anybody can see, without a network, that a block travels; its numbers are those of a plain
@@ -57,4 +57,5 @@ def __getattr__(name: str) -> Any:
 
 
 register("local", LocalBackend)
+register("ndif", lambda: _server("ndif"))
 register_servers(_server)

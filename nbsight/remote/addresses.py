@@ -1,15 +1,18 @@
 """Which server `remote=True` means, and with which key.
 
 A server: what `connect` was given, else NBSIGHT_HOST, else one that `nbsight serve` runs for this
-user on this computer. A key: what `connect` was given, else NBSIGHT_API_KEY, else what `nbsight
-login` keeps, else what the server of this computer left for its user.
+user on this computer, else NDIF where NDIF_API_KEY is set and nnsight installed. A key: what
+`connect` was given, else NBSIGHT_API_KEY, else what `nbsight login` keeps, else what the server of
+this computer left for its user; for NDIF it is NDIF_API_KEY.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
+from nbsight.compat import CONFIG
 from nbsight.errors import RemoteError
 from nbsight.remote.client import Client
 from nbsight.wire.discovery import running, saved_keys
@@ -35,7 +38,7 @@ def connect(url: str | None = None, api_key: str | None = None) -> Client:
         RemoteError: nobody answers, or the key is not known there.
     """
     client = find_client(True) if url is None and api_key is None else _client(url or _address(), api_key)
-    client.info(fresh=True)
+    client.greet()
     _chosen[:] = [client]
     return client
 
@@ -59,6 +62,8 @@ def _address() -> str:
         return named
     for server in running():
         return server.url
+    if _ndif_key() and importlib.util.find_spec("nnsight") is not None:
+        return "ndif"
     raise RemoteError(
         "remote=True needs a server, and none runs on this computer. Start one with `nbsight serve` in a "
         "terminal, or name one: NBSIGHT_HOST, nbsight.connect(url) or `remote=url`. Without a server, "
@@ -67,11 +72,30 @@ def _address() -> str:
 
 
 def _client(url: str, key: str | None) -> Client:
+    ndif = _ndif(url, key)
+    if ndif is not None:
+        return ndif
     url = Client(url, None).url
     key = key or _key(url)
     if (url, key) not in _clients:
         _clients[url, key] = Client(url, key)
     return _clients[url, key]
+
+
+def _ndif(url: str, key: str | None) -> Client | None:
+    """NDIF, if that is what an address means."""
+    if "ndif" not in url and url.rstrip("/") != os.environ.get("NDIF_HOST", "").rstrip("/"):
+        return None
+    from nbsight.remote.ndif.service import NdifClient, is_ndif, ndif_url
+
+    if not is_ndif(url):
+        return None
+    found = NdifClient(CONFIG.API.HOST or ndif_url() if url == "ndif" else url, key or _ndif_key())
+    return _clients.setdefault((found.url, key or _ndif_key()), found)
+
+
+def _ndif_key() -> str | None:
+    return os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY or None
 
 
 def _key(url: str) -> str | None:

@@ -8,10 +8,22 @@ from collections.abc import Iterator
 
 from nbsight.errors import RemoteError
 from nbsight.remote.addresses import find_client
+from nbsight.remote.client import Client
 from nbsight.remote.job import RemoteJob
 from nbsight.remote.tables import jobs_table
 
-__all__ = ["Jobs", "jobs"]
+__all__ = ["Jobs", "attach", "jobs"]
+
+
+def attach(client: Client, job: str) -> RemoteJob:
+    """A job that was sent before, perhaps by another kernel."""
+    if client.kind == "ndif":
+        from nbsight.remote.ndif.job import NdifJob
+        from nbsight.remote.ndif.service import NdifClient
+
+        assert isinstance(client, NdifClient)
+        return NdifJob(client, job)
+    return RemoteJob(client, job)
 
 
 class Jobs:
@@ -27,14 +39,14 @@ class Jobs:
             info = found[job]
         else:
             info = client.job(job)
-        attached = RemoteJob(client, info.id)
+        attached = attach(client, info.id)
         # What it is now, as words; its end is heard when it is waited for.
         attached.progress = info.state.lower()
         return attached
 
     def __iter__(self) -> Iterator[RemoteJob]:
         client = find_client(True)
-        return iter([RemoteJob(client, info.id) for info in client.jobs()])
+        return iter([attach(client, info.id) for info in client.jobs()])
 
     def __repr__(self) -> str:
         try:

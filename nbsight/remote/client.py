@@ -58,6 +58,9 @@ class Client:
         key: The key that it knows the caller by.
     """
 
+    #: What answers: our own server, or "ndif".
+    kind = "nbsight"
+
     def __init__(self, url: str, key: str | None) -> None:
         self.url = _checked(url)
         self._key = key
@@ -81,6 +84,14 @@ class Client:
                 )
             self._info = (now, info)
         return self._info[1]
+
+    def greet(self) -> None:
+        """See whether the server is there and takes the key.
+
+        Raises:
+            RemoteError: it is not, or does not.
+        """
+        self.info(fresh=True)
 
     def whoami(self) -> str:
         """Whose key this is."""
@@ -156,12 +167,14 @@ class Client:
         Args:
             told: Called with the bytes that are here and all that are to come.
         """
+        return self._download(f"/v1/jobs/{quote(job, safe='')}/result", job, told)
+
+    def _download(self, path: str, job: str, told: Callable[[int, int], None]) -> bytes:
         whole, total, failures = bytearray(), 0, 0
         while True:
             before = len(whole)
             headers = {"Range": f"bytes={len(whole)}-"} if whole else {}
             try:
-                path = f"/v1/jobs/{quote(job, safe='')}/result"
                 response = self._send("GET", path, headers=headers, stream=True)
                 if whole and response.status_code != 206:
                     whole.clear()
@@ -211,9 +224,12 @@ class Client:
             session = self._of_thread.session = requests.Session()
             # A proxy is for other computers; looking for one takes longer than asking a server here.
             session.trust_env = urlsplit(self.url).hostname not in _LOOPBACK
-            if self._key:
-                session.headers["Authorization"] = f"Bearer {self._key}"
+            self._authorise(session)
         return session
+
+    def _authorise(self, session: requests.Session) -> None:
+        if self._key:
+            session.headers["Authorization"] = f"Bearer {self._key}"
 
     def _unreachable(self, error: Exception) -> Unreachable:
         text = str(error)

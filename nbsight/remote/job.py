@@ -143,14 +143,16 @@ class RemoteJob:
         if self.state != "COMPLETED":
             raise self._failure() from None
         if self._result is None:
-            message = unframe(self._fetch(verbose))
-            sender = self._sender
-            if sender is None:
-                self._result = decode_names(*message)
-            else:
-                self._result = decode_result(*message, sender.model, sender.objects)
+            self._result = self._decoded(verbose)
             self._content = self._sender = None
         return self._result
+
+    def _decoded(self, verbose: bool) -> dict[str, Any]:
+        message = unframe(self._fetch(verbose))
+        sender = self._sender
+        if sender is None:
+            return decode_names(*message)
+        return decode_result(*message, sender.model, sender.objects)
 
     def forget(self) -> None:
         """Delete the job and its result on the server."""

@@ -18,12 +18,14 @@ class Options(NamedTuple):
         verbose: Whether to show how far the job has come.
         job_id: An earlier job whose result is wanted.
         timeout: Seconds that the job may run.
+        rehearse: Whether to run the block here on shapes before it is sent; None means if it would wait.
     """
 
     blocking: bool = True
     verbose: bool = True
     job_id: str | None = None
     timeout: float | None = None
+    rehearse: bool | None = None
 
 
 def take_options(job: Job) -> tuple[Options, dict[str, Any]]:

@@ -10,11 +10,13 @@ from nbsight.core.displays import name_of
 from nbsight.core.tracebacks import users_part
 from nbsight.errors import RemoteError
 from nbsight.remote.addresses import find_client
+from nbsight.remote.attached import attach
 from nbsight.remote.client import Client
 from nbsight.remote.fitting import check_fits
 from nbsight.remote.job import RemoteJob, Sender
 from nbsight.remote.listed import list_job
 from nbsight.remote.options import Options, take_options
+from nbsight.remote.rehearsal import rehearse, would_wait
 from nbsight.wire.jobs import pack_job
 from nbsight.wire.messages import frame
 
@@ -44,7 +46,7 @@ class ServerBackend:
         options, kwargs = take_options(job)
         client = find_client(self.remote)
         if options.job_id is not None:
-            return RemoteJob(client, options.job_id).result(verbose=options.verbose)
+            return attach(client, options.job_id).result(verbose=options.verbose)
         sent = send(client, dataclasses.replace(job, kwargs=kwargs), options)
         if not options.blocking:
             return {} if job.target is None else {job.target: sent}
@@ -61,9 +63,14 @@ def send(client: Client, job: Job, options: Options) -> RemoteJob:
         RemoteError: the block cannot travel, or the server will not take it.
     """
     __tracebackhide__ = True
+    if client.kind == "ndif":
+        return _to_ndif(client, job, options)
     info = client.info()
     check_fits(client, info, job)
     parcel = pack_job(job)
+    asked = options.rehearse
+    if would_wait(info, str(job.model.__dict__.get("_name"))) if asked is None else asked:
+        rehearse(job, parcel)
     is_here = client.url.startswith(("http://127.0.0.1", "http://localhost"))
     data = frame(parcel.header, parcel.blob, deflate=not is_here)
     if len(data) > info.limits.request:
@@ -79,3 +86,11 @@ def send(client: Client, job: Job, options: Options) -> RemoteJob:
     sent = RemoteJob(client, first.data["id"], sender, stream)
     list_job(sent, job.kind, name_of(job.model), is_detached=not options.blocking)
     return sent
+
+
+def _to_ndif(client: Client, job: Job, options: Options) -> RemoteJob:
+    from nbsight.remote.ndif.job import send_to_ndif  # few send there
+    from nbsight.remote.ndif.service import NdifClient
+
+    assert isinstance(client, NdifClient)
+    return send_to_ndif(client, job, options)

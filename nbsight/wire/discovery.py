@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Running", "announce", "data_dir", "forget", "running", "save_key", "saved_keys"]
+__all__ = ["Running", "announce", "data_dir", "forget", "running", "save_key", "saved_keys", "write_private"]
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ def _runtime_dir() -> Path:
 def announce(server: Running) -> Path:
     """Write a server's file; returns its path."""
     path = _runtime_dir() / f"nbsight-{server.pid}.json"
-    _write(path, msgspec.to_builtins(server))
+    write_private(path, msgspec.to_builtins(server))
     return path
 
 
@@ -103,11 +103,11 @@ def save_key(url: str, key: str | None) -> Path:
     """Keep a key for a server, or forget it (None)."""
     keys = {**saved_keys(), url: key}
     path = data_dir() / "keys.json"
-    _write(path, {url: key for url, key in keys.items() if key})
+    write_private(path, {url: key for url, key in keys.items() if key})
     return path
 
 
-def _write(path: Path, content: Any) -> None:
+def write_private(path: Path, content: Any) -> None:
     """Write a file that only its owner can read, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

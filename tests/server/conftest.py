@@ -38,7 +38,7 @@ def model() -> LanguageModel:
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
     """No server, key or login of whoever runs the tests."""
     monkeypatch.setenv("NBSIGHT_DATA_DIR", str(tmp_path_factory.mktemp("nbsight")))
-    for name in ("NBSIGHT_HOST", "NBSIGHT_API_KEY"):
+    for name in ("NBSIGHT_HOST", "NBSIGHT_API_KEY", "NDIF_HOST", "NDIF_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(addresses, "_clients", {})
     monkeypatch.setattr(addresses, "_chosen", [])
