@@ -218,6 +218,11 @@ class TensorReader:
         self._place = place
         self._bases: dict[tuple[str, str], torch.Tensor] = {}
 
+    def shape(self, number: Any) -> list[int]:
+        """The shape that a tensor of the message is said to have; empty if there is none of that number."""
+        is_there = type(number) is int and 0 <= number < len(self._specs)
+        return self._specs[number].shape if is_there else []
+
     def get(self, number: Any) -> torch.Tensor | np.ndarray[Any, Any]:
         """A tensor or array by its number.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from nbsight.core.tracer import Tracer
 from nbsight.errors import RemoteError
 from nbsight.server.programs import surface
 from nbsight.server.programs.expressions import Scope
-from nbsight.server.programs.sizes import BITS, ITEMS
+from nbsight.server.programs.limits import BITS, ITEMS, SOURCE, check_numel, check_parts, check_place, places
 from nbsight.server.programs.statements import BODY, Interpreter, body_block
+from nbsight.server.programs.texts import repr_of, without_paths
 from nbsight.server.programs.values import Function
 from nbsight.wire import messages
 from nbsight.wire.decode import Decoder
@@ -36,6 +38,13 @@ def answer_program(head: messages.JobHeader, blob: bytes, root: Any) -> tuple[by
         RemoteError: the job is not well formed, does not fit the model, or is no program.
         Exception: whatever the block raises, with its traceback.
     """
+    try:
+        return _answer(head, blob, root)
+    except Exception as error:
+        raise _told(error, root) from None
+
+
+def _answer(head: messages.JobHeader, blob: bytes, root: Any) -> tuple[bytes, bytes]:
     check_tree(head, root)
     _check_names(head)
     decoder = _ProgramDecoder(head, blob, root)
@@ -44,13 +53,32 @@ def answer_program(head: messages.JobHeader, blob: bytes, root: Any) -> tuple[by
     names.update({name: decoder.decode(code) for name, code in head.captures.items()})
     args = tuple(decoder.decode(code) for code in head.args)
     kwargs = {name: decoder.decode(code) for name, code in head.kwargs.items()}
-    _check_options(head, kwargs)
+    _check_options(head, args, kwargs)
+    surface.check_aliases(head.model.aliases)
+    places.update(root.devices)
     tree, filename = _program(head.program)
     edits = [(_edit(edit, decoder), edit.inplace) for edit in head.edits]
     watch = Watch(decoder.objects, names)
     with with_edits(root, edits, head.model.aliases):
         bound, saved = _run(head, tree, filename, decoder.interpreter, names, args, kwargs, root)
+        for value in (*bound.values(), *watch.objects.values()):
+            check_parts((value,), compared=False)
         return encode_result(root, bound, watch, saved)
+
+
+def _told(error: Exception, root: Any) -> Exception:
+    """An error as a stranger may read it: no folder of this machine, no value in its own words."""
+    plain = (str, int, float, bool, type(None))
+    if any(not isinstance(arg, plain) for arg in error.args) and isinstance(error, KeyError):
+        error.args = tuple(repr_of(arg) for arg in error.args)
+    text = str(error)
+    clean = without_paths(text, root)
+    if clean == text:
+        return error
+    error.args = tuple(without_paths(arg, root) if isinstance(arg, str) else arg for arg in error.args)
+    if str(error) == clean:
+        return error
+    return RemoteError(f"{type(error).__name__}: {clean}").with_traceback(error.__traceback__)
 
 
 def _run(
@@ -83,6 +111,8 @@ def _run(
 
 
 def _program(text: messages.BlockText) -> tuple[ast.Module, str]:
+    if len(text.source) > SOURCE:
+        raise RemoteError(f"a program has at most {SOURCE:,} characters; this one has {len(text.source):,}.")
     tree = parse_text(text.source, text.line)
     why = why_no_program(tree, text.source, text.line)
     if why is not None:
@@ -101,10 +131,10 @@ def _check_names(head: messages.JobHeader) -> None:
             raise RemoteError(f"`{name}` begins with two underscores; such names are not used in a program.")
 
 
-def _check_options(head: messages.JobHeader, kwargs: dict[str, Any]) -> None:
+def _check_options(head: messages.JobHeader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if head.method not in ("forward", "generate", ""):
         raise RemoteError(f"a program traces `forward` and `generate`, not {head.method!r}.")
-    surface.check_options((), kwargs)
+    surface.check_options(args, kwargs)
 
 
 def _edit(edit: messages.EditText, decoder: _ProgramDecoder) -> Edit:
@@ -154,6 +184,18 @@ def _range(self: Decoder, codes: Any, code: dict[str, Any]) -> range:
     return made
 
 
+def _place(name: str) -> torch.device:
+    check_place(name)
+    return torch.device(name)
+
+
+def _tensor(self: Decoder, number: Any, code: dict[str, Any]) -> Any:
+    """A tensor, unless its strides make a much larger one of the bytes that came."""
+    size = self.tensors.shape(number)
+    check_numel(math.prod(map(float, size)))
+    return Decoder.rules["$tensor"](self, number, code)
+
+
 def _function(self: Any, spec: Any, code: dict[str, Any]) -> Any:
     if spec["decorated"]:
         raise RemoteError("a function with decorators does not come into a program on this server.")
@@ -184,7 +226,7 @@ class _ProgramDecoder(Decoder):
         edits = [edit.captures for edit in head.edits]
         super().__init__(
             root,
-            TensorReader(head.tensors, blob),
+            TensorReader(head.tensors, blob, _place),
             head.spaces,
             codes=[head.captures, head.args, head.kwargs, edits],
         )
@@ -197,6 +239,7 @@ _ProgramDecoder.rules = {
     **Decoder.rules,
     "$int": _integer,
     "$range": _range,
+    "$tensor": _tensor,
     "$module": _module,
     "$name": _named,
     "$fn": _function,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import collections
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +19,19 @@ from nbsight.core.steps import StepList
 from nbsight.errors import PathError
 from nbsight.models.views import Across, Attention, Layer, Layers
 from nbsight.server.programs import surface
+from nbsight.server.programs.growth import broadcast, check_index
+from nbsight.server.programs.limits import (
+    ITEMS,
+    OverBudget,
+    check_bits,
+    check_items,
+    check_objects,
+    check_parts,
+)
 from nbsight.server.programs.lines import at_line
-from nbsight.server.programs.sizes import OPERATOR_CHECKS, OverBudget, check_items
-from nbsight.server.programs.values import Allowed, Bound, Function, Module, unwrapped
+from nbsight.server.programs.sizes import OPERATOR_CHECKS
+from nbsight.server.programs.texts import repr_of, text_of
+from nbsight.server.programs.values import Allowed, Bound, Function, Module, check_value, unwrapped
 
 if TYPE_CHECKING:
     from nbsight.server.programs.statements import Interpreter
@@ -136,7 +148,10 @@ class Evaluator:
         self.steps += 1
         if self.steps > STEPS:
             self.fail(node, scope, OverBudget(f"the block takes more than {STEPS:,} steps."))
-        return _VALUES[type(node)](self, node, scope)
+        found = _VALUES[type(node)](self, node, scope)
+        if callable(found):
+            self.call(node, scope, check_value, found)
+        return found
 
     def _name(self, node: ast.Name, scope: Scope) -> Any:
         try:
@@ -161,7 +176,15 @@ class Evaluator:
         value, key = self.value(node.value, scope), self.value(node.slice, scope)
         if not isinstance(value, _INDEXED) and type(value).__module__ not in ("torch.return_types",):
             self.check_record(value, node, scope)
+        self.check_key(value, key, node, scope)
         return self.do("item", node, scope, value, key)
+
+    def check_key(self, owner: Any, key: Any, node: Any, scope: Scope) -> None:
+        """Refuse a key that takes for ever, or an index that repeats a tensor too often."""
+        if isinstance(owner, torch.Tensor):
+            self.call(node, scope, check_index, owner, key)
+        elif isinstance(key, (tuple, frozenset)):
+            self.call(node, scope, check_parts, (key,))
 
     def check_record(self, value: Any, node: Any, scope: Scope) -> None:
         """Refuse to index what is neither a container nor a record of tensors."""
@@ -189,7 +212,9 @@ class Evaluator:
         return found
 
     def _set(self, node: ast.Set, scope: Scope) -> Any:
-        return self.call(node, scope, set, self.items(node.elts, scope))
+        items = self.items(node.elts, scope)
+        self.call(node, scope, check_parts, items)
+        return self.call(node, scope, set, items)
 
     def _dict(self, node: ast.Dict, scope: Scope) -> Any:
         made: dict[Any, Any] = {}
@@ -199,7 +224,9 @@ class Evaluator:
                 self.need(more, (dict,), node, scope)
                 made.update(more)
             else:
-                self.call(node, scope, made.__setitem__, self.value(key, scope), self.value(value, scope))
+                name = self.value(key, scope)
+                self.call(node, scope, check_parts, (name,))
+                self.call(node, scope, made.__setitem__, name, self.value(value, scope))
         return made
 
     def _binary(self, node: ast.BinOp, scope: Scope) -> Any:
@@ -235,6 +262,9 @@ class Evaluator:
             right = self.value(other, scope)
             if isinstance(kind, (ast.In, ast.NotIn)):
                 self.need(right, _CONTAINERS, node, scope)
+            if isinstance(left, _DEEP) or isinstance(right, _DEEP):
+                self.call(node, scope, check_parts, (left, right))
+            self.call(node, scope, broadcast, left, right)
             result = self.call(node, scope, _COMPARISONS[type(kind).__name__], left, right)
             if place + 1 < len(node.ops) and not self.call(node, scope, bool, result):
                 break
@@ -257,9 +287,13 @@ class Evaluator:
         return value
 
     def _text(self, node: ast.JoinedStr, scope: Scope) -> str:
-        text = "".join(str(self.value(part, scope)) for part in node.values)
-        self.call(node, scope, check_items, len(text))
-        return text
+        parts, length = [], 0
+        for part in node.values:
+            text = str(self.value(part, scope))  # a constant, or what `_formatted` gives
+            length += len(text)
+            self.call(node, scope, check_items, length)
+            parts.append(text)
+        return "".join(parts)
 
     def _formatted(self, node: ast.FormattedValue, scope: Scope) -> str:
         value = self.value(node.value, scope)
@@ -267,9 +301,9 @@ class Evaluator:
         if not _FORMAT.fullmatch(spec):
             self.fail(node, scope, OverBudget(f"{spec!r} is not a format that a program may use."))
         if node.conversion in (ord("r"), ord("a")):
-            value = self.call(node, scope, repr, value)
+            value = self.call(node, scope, repr_of, value)
         elif not isinstance(value, (int, float, complex, str, torch.Tensor)) or node.conversion == ord("s"):
-            value = self.call(node, scope, str, value)
+            value = self.call(node, scope, text_of, value)
         return self.call(node, scope, format, value, spec)
 
     # -- calls ---------------------------------------------------------------------------------
@@ -295,9 +329,12 @@ class Evaluator:
     def invoke(self, function: Any, args: list[Any], kwargs: dict[str, Any], node: Any, scope: Scope) -> Any:
         """Call a value, if it is one that is called."""
         name = function.name if isinstance(function, Allowed) else ""
-        if surface.BUILTINS.get(name) is function and name in _TAKES_MANY:
-            # What they go through must be something that a program goes through itself.
-            args = [self.through(arg, node, scope) if _goes_through(arg) else arg for arg in args]
+        for value in (*args, *kwargs.values()):
+            if callable(value):
+                self.call(node, scope, check_value, value)
+        if name in _FOLDS and function in _FOLDED:
+            return self.fold(name, args, kwargs, node, scope)
+        args, kwargs = self.given(function, name, args, kwargs, node, scope)
         if isinstance(function, PreTrainedTokenizerBase):
             return self.do("call", node, scope, surface.call_tokenizer, (function, *args), kwargs)
         if isinstance(function, Bound) and isinstance(function.value, (Envoy, torch.Tensor)):
@@ -310,10 +347,80 @@ class Evaluator:
             self.fail(node, scope, TypeError(f"a {kind} is not called in a program."))
         return self.do("call", node, scope, function, tuple(args), kwargs)
 
+    def given(
+        self, function: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: Any, scope: Scope
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments as a function of Python's may have them.
+
+        What it goes through is something that a program goes through itself; what it calls, it calls by us.
+        """
+        is_python = isinstance(function, Allowed) and function in _PYTHONS
+        if is_python and (name in _TAKES_MANY or name.startswith("math.")):
+            calls = name in ("filter", "map")  # their first argument
+            args = [
+                self.through(arg, node, scope)
+                if _goes_through(arg) and not (calls and place == 0 and callable(arg))
+                else arg
+                for place, arg in enumerate(args)
+            ]
+        if isinstance(function, Bound) and isinstance(function.value, _OWNERS):
+            args = [self.drawn(arg, node, scope) for arg in args]
+        if (is_python and function.calls) or (isinstance(function, Bound) and function.name == "sort"):
+            args = [self.called_back(arg, node, scope) for arg in args]
+            kwargs = {key: self.called_back(arg, node, scope) for key, arg in kwargs.items()}
+        return args, kwargs
+
+    def called_back(self, value: Any, node: Any, scope: Scope) -> Any:
+        """A function that Python is to call, as one that comes back here."""
+        if not callable(value):
+            return value
+        return lambda *args, **kwargs: self.invoke(value, list(args), kwargs, node, scope)
+
+    def drawn(self, value: Any, node: Any, scope: Scope) -> Any:
+        """What an iterator gives, so that it can be counted before it is used."""
+        if not isinstance(value, _LAZY):
+            return value
+        found, length = [], 0
+        for item in self.each(value, node, scope):
+            found.append(item)
+            length += len(item) if isinstance(item, str) else 1
+            if length > ITEMS:
+                self.call(node, scope, check_items, length)
+        return found
+
+    def fold(self, name: str, args: list[Any], kwargs: dict[str, Any], node: Any, scope: Scope) -> Any:
+        """`sum` and `math.prod`: as Python does it for numbers, with our own operators for all else."""
+        kind, total = _FOLDS[name]
+        if not 1 <= len(args) <= (2 if name == "sum" else 1) or kwargs.keys() - {"start"}:
+            self.fail(node, scope, TypeError(f"{name}() takes what to go through, and `start`."))
+        items = list(
+            self.drawn(args[0], node, scope)
+            if isinstance(args[0], _LAZY)
+            else self.each(args[0], node, scope)
+        )
+        result = args[1] if len(args) > 1 else kwargs.get("start", 0 if name == "sum" else 1)
+        if all(isinstance(item, (int, float, complex)) for item in (result, *items)):
+            if name != "sum":
+                bits = sum(int(item).bit_length() for item in items if isinstance(item, int))
+                self.call(node, scope, check_bits, bits)
+            return self.do("call", node, scope, total, (items,), {"start": result})
+        if isinstance(result, (str, bytes)):
+            self.fail(node, scope, TypeError(f"{name}() takes no text; write `''.join(...)`."))
+        for item in items:
+            self.steps += 1
+            result = self.operate(kind, _OPERATORS, result, item, node, scope)
+        return result
+
     def through(self, value: Any, node: Any, scope: Scope) -> Any:
         """A value that is about to be gone through by one of Python's own functions."""
         self.need(value, surface.ITERABLE, node, scope)
+        self.count(value, node, scope)
         return value
+
+    def count(self, value: Any, node: Any, scope: Scope) -> None:
+        """Refuse to make an object of each row of a tensor that has too many."""
+        if isinstance(value, torch.Tensor) and value.ndim:
+            self.call(node, scope, check_objects, len(value))
 
     def _lambda(self, node: ast.Lambda, scope: Scope) -> Function:
         return self.function("<lambda>", node.args, node.body, scope)
@@ -334,6 +441,7 @@ class Evaluator:
         """The items of a value."""
         if not isinstance(value, surface.ITERABLE) and type(value).__module__ != "torch.return_types":
             self.fail(node, scope, TypeError(f"a {type(value).__name__} is not gone through in a program."))
+        self.count(value, node, scope)
         iterator = self.call(node, scope, iter, value)
         while (item := self.do("next", node, scope, iterator, _END)) is not _END:
             self.steps += 1
@@ -341,16 +449,20 @@ class Evaluator:
 
     def _comprehension(self, node: Any, scope: Scope) -> Any:
         made: list[Any] = []
+        length = [0]  # of texts: their characters
         inner = Scope({}, scope, scope.filename, "<comprehension>")
 
         def turn(place: int) -> None:
             if place == len(node.generators):
                 if isinstance(node, ast.DictComp):
-                    made.append((self.value(node.key, inner), self.value(node.value, inner)))
+                    item = self.value(node.key, inner)
+                    made.append((item, self.value(node.value, inner)))
                 else:
-                    made.append(self.value(node.elt, inner))
-                if len(made) % 1000 == 0:
-                    check_items(len(made))
+                    item = self.value(node.elt, inner)
+                    made.append(item)
+                length[0] += len(item) if isinstance(item, str) else 1
+                if length[0] > ITEMS:
+                    self.call(node, scope, check_items, length[0])
                 return
             part = node.generators[place]
             around = scope if place == 0 else inner
@@ -361,8 +473,12 @@ class Evaluator:
 
         turn(0)
         if isinstance(node, ast.DictComp):
+            self.call(node, scope, check_parts, [key for key, _ in made])
             return self.call(node, scope, dict, made)
-        return self.call(node, scope, set, made) if isinstance(node, ast.SetComp) else made
+        if isinstance(node, ast.SetComp):
+            self.call(node, scope, check_parts, made)
+            return self.call(node, scope, set, made)
+        return made
 
     # -- binding -------------------------------------------------------------------------------
 
@@ -381,7 +497,12 @@ class Evaluator:
         elif isinstance(target, ast.Subscript):
             owner = self.value(target.value, scope)
             self.need(owner, ASSIGNED, target, scope)
-            self.do("set_item", target, scope, owner, self.value(target.slice, scope), value)
+            key = self.value(target.slice, scope)
+            self.check_key(owner, key, target, scope)
+            if isinstance(owner, list) and isinstance(key, slice):
+                value = list(self.each(value, target, scope))
+                self.call(target, scope, check_items, len(owner) + len(value))
+            self.do("set_item", target, scope, owner, key, value)
         else:
             self._unpack(target, value, scope)
 
@@ -415,6 +536,20 @@ def _goes_through(value: Any) -> bool:
     """Whether a builtin would go through a value and not call or count it."""
     return not isinstance(value, (int, float, complex, bool, type(None), Allowed, Bound, Function))
 
+
+#: What is gone through later, when somebody asks.
+_LAZY = (map, filter, zip, enumerate, reversed)
+
+#: Values whose methods go through what they are given.
+_OWNERS = (str, list, dict, set, frozenset, collections.deque)
+
+#: Values that Python compares part by part.
+_DEEP = (list, tuple, dict, set, frozenset, collections.deque)
+
+_PYTHONS = {*surface.BUILTINS.values(), *surface.MODULES["math"].names.values()}
+
+_FOLDS: dict[str, tuple[str, Any]] = {"sum": ("Add", sum), "math.prod": ("Mult", math.prod)}
+_FOLDED = {surface.BUILTINS["sum"], surface.MODULES["math"].names["prod"]}
 
 #: Builtins that go through their arguments.
 _TAKES_MANY = frozenset(

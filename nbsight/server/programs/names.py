@@ -59,11 +59,11 @@ METHODS = words(
     "sub_ mul_ div_ pow_ neg_ abs_ exp_ log_ sqrt_ clamp_ zero_ fill_ copy_ masked_fill_ index_fill_ "
     "index_copy_ index_add_ scatter_ scatter_add_ relu_ sigmoid_ tanh_ round_ floor_ ceil_ lerp_ addcmul_ "
     "clip_ normal_ uniform_ bernoulli_ detach_ squeeze_ unsqueeze_ transpose_ tril_ triu_ masked_scatter_ "
-    "to cumsum_ nan_to_num_ remainder_ fmod_ softmax index_put_ index_put is_cuda"
+    "to cumsum_ nan_to_num_ remainder_ fmod_ softmax index_put_ index_put"
 )
 
 DATA = frozenset(
-    words("T mT H mH shape dtype device ndim grad requires_grad is_leaf real imag nbytes itemsize")
+    words("T mT H mH shape dtype device ndim grad requires_grad is_leaf real imag nbytes itemsize is_cuda")
 )
 
 FUNCTIONAL = words(

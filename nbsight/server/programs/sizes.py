@@ -12,60 +12,21 @@ from typing import Any
 
 import torch
 
-from nbsight.errors import RemoteError
+from nbsight.server.programs.growth import broadcast, check_growth
+from nbsight.server.programs.limits import (
+    BITS,
+    DIGITS,
+    ITEMS,
+    OverBudget,
+    check_bits,
+    check_items,
+    check_numel,
+    check_objects,
+    check_parts,
+    check_place,
+)
 
-__all__ = [
-    "BITS",
-    "CHECKS",
-    "ITEMS",
-    "OPERATOR_CHECKS",
-    "SEQUENCE_CHECKS",
-    "TORCH_CHECKS",
-    "OverBudget",
-    "check_items",
-    "check_numel",
-]
-
-#: Bits of an integer, items of a list or characters of a text, elements of a tensor.
-BITS = 2**16
-ITEMS = 10_000_000
-NUMEL = 2**28
-
-#: Elements that become Python objects, each of some thirty bytes.
-OBJECTS = 2_000_000
-
-
-class OverBudget(RemoteError):
-    """A program asked for more than a program may take."""
-
-    code = "over_budget"
-
-
-def check_items(count: float) -> None:
-    """Refuse a list or text of so many items."""
-    _check(count, ITEMS, "a list or text of {} items")
-
-
-def check_numel(count: float) -> None:
-    """Refuse a tensor of so many elements."""
-    _check(count, NUMEL, "a tensor of {} elements")
-
-
-def check_objects(count: float) -> None:
-    """Refuse to make so many Python objects of a tensor."""
-    _check(count, OBJECTS, "{} Python objects")
-
-
-def check_bits(count: float) -> None:
-    """Refuse an integer of so many bits."""
-    _check(count, BITS, "an integer of {} bits")
-
-
-def _check(count: float, most: int, what: str) -> None:
-    if count > most:
-        shown = f"{count:.1e}" if count > 10**12 else f"{int(count):,}"
-        raise OverBudget(f"this would make {what.format(shown)}, and {most:,} are the most here.")
-
+__all__ = ["BITS", "CHECKS", "ITEMS", "OPERATOR_CHECKS", "SEQUENCE_CHECKS", "OverBudget", "torch_check"]
 
 # -- operators -------------------------------------------------------------------------------------
 
@@ -81,7 +42,7 @@ def _is_tensor(value: Any) -> bool:
 def _power(a: Any, b: Any) -> None:
     if _is_int(a) and _is_int(b) and b > 0:
         check_bits(int(a).bit_length() * float(min(b, 10**12)))
-    _broadcast(a, b)
+    broadcast(a, b)
 
 
 def _multiply(a: Any, b: Any) -> None:
@@ -90,42 +51,33 @@ def _multiply(a: Any, b: Any) -> None:
     for many, count in ((a, b), (b, a)):
         if isinstance(many, (str, bytes, list, tuple)) and _is_int(count):
             check_items(len(many) * float(min(max(count, 0), 10**15)))
-    _broadcast(a, b)
+    broadcast(a, b)
 
 
 def _shift(a: Any, b: Any) -> None:
     if _is_int(a) and _is_int(b):
         check_bits(int(a).bit_length() + float(min(max(b, 0), 10**12)))
-    _broadcast(a, b)
+    broadcast(a, b)
 
 
 def _add(a: Any, b: Any) -> None:
-    if isinstance(a, (str, bytes, list, tuple)) and isinstance(b, (str, bytes, list, tuple)):
-        check_items(len(a) + len(b))
-    _broadcast(a, b)
+    if isinstance(a, (str, bytes, list, tuple)):
+        if _is_tensor(b) and b.ndim:  # `+=` takes its rows, one by one
+            check_objects(len(b))
+        if not _is_tensor(b) and hasattr(b, "__len__"):
+            check_items(len(a) + len(b))
+    broadcast(a, b)
 
 
 def _remainder(a: Any, b: Any) -> None:
     if isinstance(a, (str, bytes)):
         raise OverBudget("`%` does not format text here; write an f-string.")
-    _broadcast(a, b)
-
-
-def _broadcast(a: Any, b: Any) -> None:
-    if _is_tensor(a) and _is_tensor(b):
-        try:
-            shape = torch.broadcast_shapes(a.shape, b.shape)
-        except RuntimeError:
-            return  # torch says so itself
-        check_numel(math.prod(shape))
+    broadcast(a, b)
 
 
 def _matmul(a: Any, b: Any) -> None:
-    if _is_tensor(a) and _is_tensor(b) and a.ndim and b.ndim:
-        rows = a.numel() // max(a.shape[-1], 1)
-        columns = b.shape[-1] if b.ndim > 1 else 1
-        batches = math.prod(b.shape[:-2]) if b.ndim > 2 else 1
-        check_numel(float(rows) * columns * (batches if a.ndim <= 2 else 1))
+    if _is_tensor(a) and _is_tensor(b):
+        check_growth("matmul", torch.matmul, (a, b), {})
 
 
 OPERATOR_CHECKS: dict[str, Callable[[Any, Any], None]] = {
@@ -135,7 +87,7 @@ OPERATOR_CHECKS: dict[str, Callable[[Any, Any], None]] = {
     "Add": _add,
     "Mod": _remainder,
     "MatMult": _matmul,
-    **dict.fromkeys(("Sub", "Div", "FloorDiv", "BitOr", "BitXor", "BitAnd", "RShift"), _broadcast),
+    **dict.fromkeys(("Sub", "Div", "FloorDiv", "BitOr", "BitXor", "BitAnd", "RShift"), broadcast),
 }
 
 
@@ -224,23 +176,36 @@ def _square(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     check_numel(float(args[0].numel()) * max(args[0].shape[-1:], default=1))
 
 
+def _rows(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    check_numel(float(max(args[0].shape[:1], default=1)) ** 2)
+
+
 def _joined(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     tensors = kwargs.get("tensors", args[0] if args else ())
     check_numel(sum(float(tensor.numel()) for tensor in tensors if _is_tensor(tensor)))
 
 
-def _two(check: Callable[[Any, Any], None]) -> Callable[[Sequence[Any], dict[str, Any]], None]:
-    return lambda args, kwargs: check(*[*args, *kwargs.values(), None, None][:2])
+def _pow(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    base = args[0] if args else kwargs.get("base")
+    exponent = args[1] if len(args) > 1 else kwargs.get("exp")
+    _power(base, exponent)
+
+
+def _both(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    broadcast(*args)
+
+
+def _read(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    if args and isinstance(args[0], (str, bytes)) and len(args[0]) > DIGITS:
+        raise OverBudget(f"a number is read from at most {DIGITS:,} digits here.")
 
 
 def _listed(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     check_objects(args[0].numel())
 
 
-def _items(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    for value in args:
-        if _is_tensor(value) and value.ndim:
-            check_objects(len(value))
+def _compared(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    check_parts(args)
 
 
 def _range(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -264,6 +229,10 @@ def _extended(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         check_items(len(args[0]) + len(args[1]))
 
 
+def _keys(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    check_parts([value for value in args[1:] if isinstance(value, (tuple, frozenset))])
+
+
 def _digits(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     for value in (*args[1:], *kwargs.values()):
         if _is_int(value) and abs(value) > 1000:
@@ -275,12 +244,25 @@ def _factorial(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         raise OverBudget("numbers above 1,000 are not taken by this function here.")
 
 
-def _moved(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """`x.to(...)` takes a dtype, a tensor, or the CPU or the tensor's own device."""
-    for value in (*args[1:], kwargs.get("device"), kwargs.get("other"), kwargs.get("dtype")):
-        is_place = isinstance(value, (str, int, torch.device)) and not isinstance(value, bool)
-        if is_place and torch.device(value) not in (torch.device("cpu"), args[0].device):
-            raise OverBudget(f"a tensor here goes to the CPU or stays on {args[0].device}, not to {value!r}.")
+def _pieces(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """`x.split(1)`, `x.unbind()`: each piece is an object."""
+    given = [value for value in (*args[1:], *kwargs.values()) if _is_int(value)]
+    check_objects(max([*args[0].shape, 0]))
+    check_objects(max([*given, 0]))
+
+
+def _data(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    check_parts((*args[:1], kwargs.get("data")), compared=False)
+
+
+def _bins(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    bins = kwargs.get("bins", args[1] if len(args) > 1 else 100)
+    check_numel(bins if _is_int(bins) else 0)
+
+
+def _decorating(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    if args or kwargs:
+        raise OverBudget("this is for `with` in a program: it takes nothing, and decorates no function.")
 
 
 def _stretched(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -309,35 +291,65 @@ TORCH_CHECKS: dict[str, Check] = {
     **dict.fromkeys(("tril_indices", "triu_indices"), _eye),
     **dict.fromkeys(("outer", "kron", "meshgrid", "cartesian_prod", "cdist"), _product),
     **dict.fromkeys(("diag", "diag_embed", "diagflat"), _square),
+    **dict.fromkeys(("cov", "corrcoef"), _rows),
     **dict.fromkeys(("cat", "concat", "stack", "hstack", "vstack"), _joined),
-    **dict.fromkeys(("matmul", "mm", "bmm"), _two(_matmul)),
-    **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum", "where", "lerp"), _two(_broadcast)),
+    **dict.fromkeys(("unbind", "split", "chunk", "tensor_split"), _pieces),
+    **dict.fromkeys(("tensor", "as_tensor"), _data),
+    **dict.fromkeys(("no_grad", "enable_grad"), _decorating),
+    "histc": _bins,
     "tolist": _listed,
-    "to": _moved,
 }
+
+#: Arguments that no function of torch's is given: they write into memory that is there, or take it elsewhere.
+_REFUSED = ("out", "pin_memory", "generator", "names", "layout")
+
+
+def torch_check(name: str, function: Callable[..., Any]) -> Check:
+    """What is asked before a function of torch's is called, or a method, whose tensor comes first."""
+    own = TORCH_CHECKS.get(name)
+
+    def check(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        for option in _REFUSED:
+            if option in kwargs and kwargs[option] is not None and kwargs[option] is not False:
+                raise OverBudget(f"`{option}=` is not given to functions of torch in a program.")
+        _check_places(name, args, kwargs)
+        if own is not None:
+            own(*_ordered(args, kwargs))
+        check_growth(name, function, args, kwargs)
+
+    return check
+
+
+def _ordered(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments with what comes first in its place, also where it was given by name."""
+    first = next((name for name in ("input", "self", "tensor") if name in kwargs), None)
+    if args or first is None:
+        return args, kwargs
+    return (kwargs[first],), {name: value for name, value in kwargs.items() if name != first}
+
+
+def _check_places(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """Tensors go to the CPU, to where the model is, or stay."""
+    own = args[0].device if args and _is_tensor(args[0]) else None
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.device):
+            check_place(value, own)
+    moved = args[1:] if name in ("to", "device") else ()
+    if name == "device":
+        moved = args[:1]
+    for value in (*moved, kwargs.get("device")):
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
+            check_place(value, own)
+
 
 #: The same for Python's own functions and those of `math`.
 CHECKS: dict[str, Check] = {
     "round": _digits,
-    **dict.fromkeys(
-        (
-            "list",
-            "tuple",
-            "set",
-            "frozenset",
-            "sorted",
-            "enumerate",
-            "zip",
-            "sum",
-            "any",
-            "all",
-            "max",
-            "min",
-        ),
-        _items,
-    ),
+    **dict.fromkeys(("int", "float", "complex"), _read),
+    **dict.fromkeys(("set", "frozenset", "dict", "sorted", "max", "min"), _compared),
+    "divmod": _both,
     "range": _range,
-    "pow": _two(_power),
+    "pow": _pow,
     **dict.fromkeys(("factorial", "comb", "perm"), _factorial),
 }
 
@@ -346,4 +358,6 @@ SEQUENCE_CHECKS: dict[str, Check] = {
     "join": _join,
     "replace": _replace,
     **dict.fromkeys(("extend", "update"), _extended),
+    **dict.fromkeys(("index", "count", "remove", "sort"), _compared),
+    **dict.fromkeys(("get", "pop", "setdefault", "add", "discard"), _keys),
 }

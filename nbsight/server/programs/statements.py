@@ -16,7 +16,8 @@ from nbsight.core.tracer import Tracer
 from nbsight.errors import PathError, RemoteError
 from nbsight.server.programs import surface
 from nbsight.server.programs.expressions import ASSIGNED, IN_PLACE, Evaluator, Scope
-from nbsight.server.programs.sizes import OverBudget
+from nbsight.server.programs.limits import OverBudget
+from nbsight.server.programs.texts import text_of
 from nbsight.server.programs.values import Function
 
 __all__ = ["BODY", "Interpreter", "body_block"]
@@ -82,6 +83,7 @@ class Interpreter(Evaluator):
             return
         key = self.value(target.slice, scope)
         self.need(owner, ASSIGNED, node, scope)
+        self.check_key(owner, key, node, scope)
         old = self.do("item", node, scope, owner, key)
         new = self.operate(kind, IN_PLACE, old, self.value(node.value, scope), node, scope)
         self.do("set_item", node, scope, owner, key, new)
@@ -103,7 +105,7 @@ class Interpreter(Evaluator):
     def _assert(self, node: ast.Assert, scope: Scope) -> None:
         if not self.truth(node.test, scope):
             message = () if node.msg is None else (self.value(node.msg, scope),)
-            self.fail(node, scope, AssertionError(*map(str, message)))
+            self.fail(node, scope, AssertionError(*map(text_of, message)))
 
     def _import(self, node: ast.Import, scope: Scope) -> None:
         for alias in node.names:

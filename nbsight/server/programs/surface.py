@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,11 +23,15 @@ from nbsight.core.stacking import stack_steps
 from nbsight.core.steps import Step, StepList
 from nbsight.core.tracer import Tracer
 from nbsight.errors import PathError, RemoteError
+from nbsight.models.inputs import INPUT_NAMES, ROW_FIELDS
+from nbsight.models.language_model import LanguageModel
 from nbsight.models.layout import MODEL_NAMES, SIZES
 from nbsight.models.outputs import LogitsOutput
 from nbsight.models.views import Across, Attention, Layer, Layers
 from nbsight.server.programs import names
-from nbsight.server.programs.sizes import CHECKS, SEQUENCE_CHECKS, TORCH_CHECKS
+from nbsight.server.programs.limits import OverBudget, check_letters
+from nbsight.server.programs.sizes import CHECKS, SEQUENCE_CHECKS, torch_check
+from nbsight.server.programs.texts import repr_of, text_of
 from nbsight.server.programs.values import Allowed, Bound, Module
 
 __all__ = [
@@ -37,6 +41,7 @@ __all__ = [
     "MODULES",
     "attribute",
     "call_tokenizer",
+    "check_aliases",
     "check_options",
     "function_at",
     "settable",
@@ -44,12 +49,17 @@ __all__ = [
 
 
 def _wrapped(
-    home: Any, wanted: Iterable[str], prefix: str, checks: Mapping[str, Any] = TORCH_CHECKS
+    home: Any, wanted: Iterable[str], prefix: str, checks: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
+    """Functions of a module; those of torch's are measured, others have the checks that are given."""
+    found = {name: getattr(home, name) for name in wanted if hasattr(home, name)}
     return {
-        name: Allowed(f"{prefix}.{name}", getattr(home, name), checks.get(name))
-        for name in wanted
-        if hasattr(home, name)
+        name: Allowed(
+            f"{prefix}.{name}",
+            function,
+            torch_check(name, function) if checks is None else checks.get(name),
+        )
+        for name, function in found.items()
     }
 
 
@@ -104,17 +114,8 @@ _PLAIN = names.words(
 _CALLING = ["filter", "map", "max", "min", "sorted"]
 
 
-def _text(value: Any = "") -> str:
-    """`str(value)` of what has a short text."""
-    if not isinstance(
-        value, (int, float, complex, str, bool, type(None), torch.Tensor, list, tuple, dict, torch.dtype)
-    ):
-        value = repr(value)
-    return str(value)
-
-
 def _print(*values: Any, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
-    print(*map(_text, values), sep=str(sep), end=str(end))
+    print(*map(text_of, values), sep=text_of(sep), end=text_of(end))
 
 
 def _builtins() -> dict[str, Any]:
@@ -123,7 +124,11 @@ def _builtins() -> dict[str, Any]:
     found = {name: Allowed(name, getattr(builtins, name), CHECKS.get(name)) for name in _PLAIN}
     found |= {name: Allowed(name, getattr(builtins, name), CHECKS.get(name), calls=True) for name in _CALLING}
     found["pow"] = Allowed("pow", pow, CHECKS["pow"])
-    found |= {"str": Allowed("str", str), "print": Allowed("print", _print), "repr": Allowed("repr", _text)}
+    found |= {
+        "str": Allowed("str", text_of),
+        "print": Allowed("print", _print),
+        "repr": Allowed("repr", repr_of),
+    }
     return found
 
 
@@ -221,33 +226,71 @@ _OPTIONS = frozenset(
         "max_new_tokens min_new_tokens do_sample temperature top_k top_p num_beams num_return_sequences "
         "early_stopping repetition_penalty length_penalty no_repeat_ngram_size eos_token_id pad_token_id "
         "bos_token_id seed input_ids attention_mask position_ids token_type_ids labels output_attentions "
-        "output_hidden_states use_cache strict_order check_finite receipts renormalize_logits penalty_alpha "
+        "output_hidden_states use_cache strict_order check_finite receipts renormalize_logits "
         "typical_p min_p return_dict_in_generate output_scores output_logits grad finish remote "
         "blocking verbose"
     )
 )
 
+#: Fields of an input that is given as a dict, beside the options.
+_FIELDS_IN = frozenset(
+    (*INPUT_NAMES, *ROW_FIELDS, "return_dict", "logits_to_keep", "special_tokens_mask", "role", "content")
+)
+
 _MOST_TOKENS = 10_000
 
+#: Rows of a generation times the tokens of each.
+_MOST_IN_ALL = 1_000_000
 
-def check_options(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+_COUNTS = ("max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences", "top_k")
+
+
+def check_options(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     """Refuse options of a run that are not on the list: some of `generate`'s load code.
+
+    An input may be a dict, whose entries become options too. Where a run was to run is taken out: it is here.
 
     Raises:
         RemoteError: there is such a one.
     """
-    if len(args) > 1:
+    given_here = args[1:] if args and isinstance(args[0], (Envoy, Tracer)) else args  # a method's own
+    if len(given_here) > 1:
         raise RemoteError(
             "a run is given its input alone in a program on this server, and options by name, such as "
             "`max_new_tokens=20`."
         )
-    wrong = sorted(kwargs.keys() - _OPTIONS)
+    for name in ("remote", "blocking"):
+        kwargs.pop(name, None)
+    given = [kwargs, *_mappings(args, 0)]
+    wrong = sorted({str(name) for names in given for name in names} - _OPTIONS - _FIELDS_IN)
     if wrong:
         raise RemoteError(f"a run is not given {', '.join(wrong)} in a program on this server.")
-    for name in ("max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences"):
-        count = kwargs.get(name)
+    for options in given:
+        _check_counts(options)
+        # Not text would be a picture, say, by its address, which would be fetched.
+        if not isinstance(options.get("content", ""), str):
+            raise RemoteError("the content of a chat's message is text in a program on this server.")
+    check_letters([*args, *(value for value in kwargs.values() if not isinstance(value, torch.Tensor))])
+
+
+def _check_counts(options: Mapping[str, Any]) -> None:
+    for name in _COUNTS:
+        count = options.get(name)
         if count is not None and (type(count) is not int or count > _MOST_TOKENS):
             raise RemoteError(f"{name}={count!r}; a number up to {_MOST_TOKENS:,} is taken here.")
+    rows = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+    tokens = rows * max(options.get("max_new_tokens") or 1, options.get("min_new_tokens") or 1)
+    if tokens > _MOST_IN_ALL:
+        raise OverBudget(f"this asks for {tokens:,} tokens, and {_MOST_IN_ALL:,} are the most here.")
+
+
+def _mappings(values: Iterable[Any], deep: int) -> Iterator[Mapping[str, Any]]:
+    """The dicts among values, and among those in lists."""
+    for value in values:
+        if isinstance(value, Mapping):
+            yield value
+        elif isinstance(value, (list, tuple)) and deep < 3:
+            yield from _mappings(value, deep + 1)
 
 
 def attribute(value: Any, name: str, get: Callable[[Any, str], Any]) -> Any:
@@ -292,7 +335,7 @@ def _of_tensor(value: torch.Tensor, name: str, get: Callable[[Any, str], Any]) -
     if name in names.DATA or (name == "logits" and isinstance(value, LogitsOutput)):
         return get(value, name)
     if name in names.TENSOR:
-        return Bound(value, name, TORCH_CHECKS.get(name))
+        return Bound(value, name, _TENSOR_CHECKS[name])
     if isinstance(value, LogitsOutput) and name in _FIELDS:
         return get(value, name)
     raise _absent(value, name)
@@ -305,7 +348,7 @@ def _of_envoy(value: Envoy, name: str, get: Callable[[Any, str], Any]) -> Any:
     if name == "skip":
         return Bound(value, name, None)
     if root and name in _ROOT_METHODS:
-        return Bound(value, name, check_options if name in _RUNS else None)
+        return Bound(value, name, check_options if name in _RUNS else _letters)
     if root and name in ("tokenizer", "config", "layers", *MODEL_NAMES, *SIZES, "ln_final", "unembed"):
         return get(value, name)
     if name in value._module._parameters or name in value._module._buffers:
@@ -313,9 +356,28 @@ def _of_envoy(value: Envoy, name: str, get: Callable[[Any, str], Any]) -> Any:
     raise PathError(f"`{value._path or 'model'}.{name}` is not there, or not for a program on this server.")
 
 
+_TENSOR_CHECKS = {name: torch_check(name, getattr(torch.Tensor, name)) for name in names.TENSOR}
+
+
 def _is_alias(value: Envoy, name: str) -> bool:
     path = f"{value._path}.{name}" if value._path else name
-    return path in (value._root.__dict__.get("_aliases") or {})
+    return path in (value._root.__dict__.get("_aliases") or {}) and not hasattr(type(value), name)
+
+
+def check_aliases(aliases: Mapping[str, str]) -> None:
+    """Refuse other names for modules that are names of something else, as `rename=` does.
+
+    Raises:
+        PathError: there is such a one.
+    """
+    for path in aliases:
+        name = path.rpartition(".")[2]
+        if not name.isidentifier() or name.startswith("_") or hasattr(LanguageModel, name):
+            raise PathError(f"{name!r} means something else, and no module of a job is called so.")
+
+
+def _letters(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    check_letters((*args[1:], *kwargs.values()))
 
 
 _FIELDS = frozenset(
@@ -352,6 +414,9 @@ def _tokenize(tokenizer: Any, name: str, *args: Any, **kwargs: Any) -> Any:
             f"a tokenizer takes a text or ids and {', '.join(sorted(_TOKENIZER_OPTIONS))} here, not "
             f"{sorted(wrong)}."
         )
+    if kwargs.get("return_tensors") not in (None, "pt"):
+        raise PathError('a tokenizer gives lists, or tensors with `return_tensors="pt"`, here.')
+    check_letters((*args, *kwargs.values()))
     made = getattr(tokenizer, name)(*args, **kwargs)
     return dict(made) if name == "__call__" else made
 

@@ -6,8 +6,15 @@ No raw function is a value, so no function can be reached that is not on a list,
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from nbsight.core.envoy import Envoy
+from nbsight.errors import PathError
+from nbsight.models.views import Attention, Layer, Mlp
+from nbsight.server.programs.limits import check_parts
 
 if TYPE_CHECKING:
     import ast
@@ -15,7 +22,7 @@ if TYPE_CHECKING:
     from nbsight.server.programs.expressions import Scope
     from nbsight.server.programs.statements import Interpreter
 
-__all__ = ["Allowed", "Bound", "Function", "Module", "unwrapped"]
+__all__ = ["Allowed", "Bound", "Function", "Module", "check_value", "unwrapped"]
 
 
 class Allowed:
@@ -111,10 +118,24 @@ class Function:
 
 def unwrapped(value: Any) -> Any:
     """A class for `isinstance`, as Python has it."""
+    check_parts((value,), 100)
     if isinstance(value, tuple):
         return tuple(unwrapped(item) for item in value)
     return value.function if isinstance(value, Allowed) else value
 
 
-#: Something to compare with where nothing was found.
-NOTHING = SimpleNamespace()
+#: What Python could call and a program may hold; whether a program may call it is asked when it does.
+_CALLABLE = (
+    *(Allowed, Bound, Function, Envoy, Layer, Attention, Mlp, PreTrainedTokenizerBase),
+    *(torch.device, torch.no_grad, torch.enable_grad),
+)
+
+
+def check_value(value: Any) -> None:
+    """Refuse what is no value of a program: anything that can be called and is not one of a few kinds.
+
+    Asked of whatever an expression gives, so that a function, a class or a module of Python's own stays out
+    of reach, however somebody came by it.
+    """
+    if callable(value) and not isinstance(value, _CALLABLE):
+        raise PathError(f"a {type(value).__name__} is not a value of a program.")
