@@ -13,8 +13,11 @@ const STATE: State = {
   site: 'resid_post',
   direction: 'denoise',
   metric: 'logit_difference',
+  position: null,
   patches: [],
-  cone: true
+  frozen: null,
+  cone: true,
+  pair: 0
 };
 
 const patched = (more: Partial<Patched> = {}): Patched => ({
@@ -89,7 +92,7 @@ describe('the data', () => {
     const data = new PatchingData(fixture.header, fromBase64(fixture.data));
     expect(data.code({ ...STATE, site: 'z', direction: 'noise', metric: 'kl' })).toBe(
       "import nbsight\n\nclean = 'a $site'\n\n" +
-        'nbsight.activation_patching(model, clean, corrupted, metric=\'kl\', sites=["z"], direction="noise")'
+        'nbsight.activation_patching(model, clean, corrupted, metric=\'kl\', sites=["z"], heads=False, direction="noise")'
     );
   });
 });
@@ -113,6 +116,121 @@ describe('links', () => {
     press('ArrowRight');
     const { clean, corrupted } = fixture.header;
     expect(said).toEqual([corrupted.tokens, clean.tokens, corrupted.tokens]);
+  });
+});
+
+describe('heads', () => {
+  const HEADS = { site: 'z_by_head' };
+  it('are columns of a map of their own, with the numbers that Python packed', () => {
+    const { one, view } = open({ state: HEADS });
+    const data = new PatchingData(fixture.header, fromBase64(fixture.data));
+    expect(data.share({ ...STATE, ...HEADS }, [2, 1])).toBeCloseTo(0.6, 6);
+    expect(data.runs({ ...STATE, ...HEADS })).toBe(6);
+    expect(one('[role=grid]').getAttribute('aria-colcount')).toBe('2');
+    expect(one('[role=grid]').getAttribute('aria-label')).toContain('3 layers by 2 heads');
+    expect(one('.nbsight-patching-chip')).toBeNull();
+    expect(view.rows()[1]!.slice(0, 4)).toEqual(['z_by_head', 2, 1 - 1, '']);
+    expect(view.picture()).toContain('z_by_head');
+  });
+  it('are patched at all positions, or at the one that is chosen', () => {
+    const { press, kernel, one, states } = open({ state: HEADS });
+    press('ArrowRight');
+    press('Enter');
+    const all = { layer: 0, site: 'z', source: null, target: null, head: 1 };
+    expect(kernel.last.params.patches).toEqual([all]);
+    expect(one('.nbsight-patching-stack li').textContent).toContain('L0 z head 1 at all positions');
+    const at = [...document.querySelectorAll('select')].find(each =>
+      each.parentElement!.textContent!.startsWith('At')
+    )!;
+    expect(at.parentElement!.hidden).toBe(false);
+    at.value = '3';
+    at.dispatchEvent(new Event('change'));
+    expect(states.at(-1)).toEqual({ position: 3 });
+    press('Enter', undefined, { shiftKey: true });
+    expect(kernel.last.params.patches).toEqual([all, { ...all, source: 3, target: 3 }]);
+  });
+  it('are swept by themselves, and their code says so', () => {
+    const { button, kernel, view } = open({ state: { ...HEADS, position: 2, metric: 'kl' } });
+    button('Sweep · 6 runs').click();
+    expect(kernel.last).toMatchObject({ command: 'sweep', params: { site: 'z_by_head', position: 2 } });
+    expect(view.code()).toContain('sites=["z"], heads=True,\n    positions=[2]');
+  });
+  it('leave positions alone when another site is on show', () => {
+    const { parent } = open();
+    const at = [...parent.querySelectorAll('label')].find(each => each.textContent!.startsWith('At'))!;
+    expect(at.hidden).toBe(true);
+  });
+});
+
+describe('a frozen run', () => {
+  const mine = { layer: 0, site: 'resid_post', source: 0, target: 0 };
+  const frozen = { patches: [mine], direction: 'denoise' as const };
+  const both = () =>
+    patched({
+      probs: { clean: [0.9, 0.05], corrupted: [0.1, 0.8], patched: [0.6, 0.3], frozen: [0.2, 0.7] },
+      frozen: { ...frozen, value: -1, share: 0.25, badges: [] }
+    });
+  it('stays as a ghost while others come, with the difference', async () => {
+    const { press, kernel, button, states, one, parent } = open();
+    expect(button('Freeze').hidden).toBe(true); // there is nothing to keep yet
+    press('Enter');
+    await kernel.last.answer(patched());
+    await vi.waitFor(() => expect(button('Freeze').hidden).toBe(false));
+    button('Freeze').click();
+    expect(states.at(-1)).toEqual({ frozen });
+    press('ArrowRight');
+    press('Enter');
+    expect(kernel.last.params.frozen).toEqual(frozen);
+    expect(kernel.last.params.patches).toHaveLength(1);
+    await kernel.last.answer(both());
+    await vi.waitFor(() => expect(one('[data-mark=frozen]')).not.toBeNull());
+    expect(one('.nbsight-bars b[data-mark="3"]').style.left).toBe('20.00%');
+    const rows = [...parent.querySelectorAll('.nbsight-patching-compare tbody tr')];
+    expect(rows.map(row => [...row.children].map(cell => cell.textContent))).toEqual([
+      ['metric', '-1.00', '1.00', '+2.00'].map(text => text.replace('-', '−')),
+      ['·Paris', '0.200', '0.600', '+0.400'],
+      ['·Rome', '0.700', '0.300', '−0.400']
+    ]);
+  });
+  it('can be swapped with the other, and let go', async () => {
+    const other = { ...mine, target: 2, source: 2 };
+    const { kernel, button, states, press, one } = open({ state: { patches: [other], frozen } });
+    await kernel.last.answer(both());
+    button('Swap').click();
+    expect(kernel.last.params).toMatchObject({
+      patches: [mine],
+      frozen: { patches: [other], direction: 'denoise' }
+    });
+    press('f');
+    expect(states.at(-1)).toEqual({ frozen: null });
+    expect(kernel.last.params.frozen).toBeNull();
+    expect(one('.nbsight-patching-compare table').hidden).toBe(true);
+  });
+  it('is compared with the plain run where nothing is patched', () => {
+    const { kernel } = open({ state: { frozen } });
+    expect(kernel.last.params).toMatchObject({ patches: [], frozen });
+  });
+});
+
+describe('pairs of prompts', () => {
+  it('are offered as text, and the kernel shows the chosen one', () => {
+    const { parent, kernel } = open();
+    const select = [...parent.querySelectorAll('select')].find(each =>
+      each.parentElement!.textContent!.startsWith('Pair')
+    )!;
+    expect(select.options[1]!.textContent).toBe('2 of 2 · <i>another</i>');
+    select.value = '1';
+    select.dispatchEvent(new Event('change'));
+    expect(kernel.last).toMatchObject({ command: 'pair', params: { pair: 1 } });
+  });
+  it('are no choice where there is one, or nobody to ask', () => {
+    const hidden = () =>
+      [...document.querySelectorAll('label')].find(e => e.textContent!.startsWith('Pair'))!.hidden;
+    open({ header: { pairs: ['one'] } });
+    expect(hidden()).toBe(true);
+    document.body.replaceChildren();
+    open({ kernel: null });
+    expect(hidden()).toBe(true);
   });
 });
 
@@ -278,7 +396,7 @@ describe('the frame', () => {
     expect(parent.querySelectorAll('tbody tr')).toHaveLength(12);
     expect(parent.querySelector('tbody')!.textContent).toContain('·<b>');
     press('t', document.activeElement!);
-    expect(parent.querySelector('table')).toBeNull();
+    expect(parent.querySelector('.nbsight-table')).toBeNull();
     expect(document.activeElement).toBe(parent.querySelector('[role=grid]'));
   });
   it('says what it knows of the numbers, and when they are out of date', () => {

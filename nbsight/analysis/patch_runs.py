@@ -25,15 +25,15 @@ class Patch:
     Args:
         layer: Index of the block.
         site: One of resid_pre, z, attn_out, resid_mid, mlp_out, resid_post.
-        source: Position in the donor's prompt, counted from the first token.
-        target: Position in the prompt that is run.
+        source: Position in the donor's prompt, counted from the first token; None for all.
+        target: Position in the prompt that is run; None for all, where the prompts are of one length.
         head: At `z`, which head; None for all.
     """
 
     layer: int
     site: str
-    source: int
-    target: int
+    source: int | None
+    target: int | None
     head: int | None = None
 
 
@@ -120,8 +120,9 @@ class PatchRuns:
         else:
             stream = self.model.std.get(site, layer).clone()
         for patch in patches:
-            where: Any = patch.target if patch.head is None else (patch.target, patch.head)
-            from_: Any = patch.source if patch.head is None else (patch.source, patch.head)
+            there, here = (slice(None) if at is None else at for at in (patch.source, patch.target))
+            where: Any = here if patch.head is None else (here, patch.head)
+            from_: Any = there if patch.head is None else (there, patch.head)
             stream[0][where] = held[from_].to(stream)
         if site == "resid_pre":
             block.input = stream
@@ -141,14 +142,27 @@ class PatchRuns:
             raise InputError(
                 f"the model has {self.n_layers} layers, 0 to {self.n_layers - 1}; there is no {patch.layer}."
             )
-        if patch.head is not None and patch.site != "z":
-            raise InputError(f"{patch.site} has no heads; `z` has.")
+        if patch.head is not None:
+            if patch.site != "z":
+                raise InputError(f"{patch.site} has no heads; `z` has.")
+            count = int(self.model.std.n_heads)
+            if not 0 <= patch.head < count:
+                raise InputError(f"the model has {count} heads, 0 to {count - 1}; there is no {patch.head}.")
+        if (patch.source is None) != (patch.target is None) or (
+            patch.source is None and self.ids[donor].shape != self.ids[base].shape
+        ):
+            raise InputError(
+                "all positions of a run are patched from all of the other, so both prompts need as many "
+                f"tokens: {self._lengths()}"
+            )
         for position, which in ((patch.source, donor), (patch.target, base)):
             count = self.ids[which].shape[1]
-            if not 0 <= position < count:
+            if position is not None and not 0 <= position < count:
                 raise InputError(
                     f"the {which} prompt has {count} positions, 0 to {count - 1}; there is no {position}. "
-                    + describe_lengths(
-                        self.model.tokenizer, self.ids["clean"][0].tolist(), self.ids["corrupted"][0].tolist()
-                    )
+                    + self._lengths()
                 )
+
+    def _lengths(self) -> str:
+        both = self.ids["clean"][0].tolist(), self.ids["corrupted"][0].tolist()
+        return describe_lengths(self.model.tokenizer, *both)

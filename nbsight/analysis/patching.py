@@ -153,11 +153,15 @@ class PatchingSweep(Stoppable[Patching]):
             metric_of(model, metric, None if self._answers is None else self._answers[number], clean_ids)
             for number, (clean_ids, _) in enumerate(prompts)
         ]
-        self.runs = PatchRuns(
-            model,
-            *(prompts[0] if is_list_of_text(prompts) else prompts for prompts in (clean, corrupted)),
-            answers=None if self._answers is None else self._answers[0],
-            metric=metric,
+        given = list(zip(clean, corrupted, strict=True)) if is_list_of_text(clean) else [(clean, corrupted)]
+        self.runs = tuple(
+            PatchRuns(
+                model,
+                *pair,
+                answers=None if self._answers is None else self._answers[number],
+                metric=metric,
+            )
+            for number, pair in enumerate(given)
         )
         spoken = self._answers if metric is None or isinstance(metric, str) else None
         said = [note for answers in spoken or () for note in notes_on(model, answers)]

@@ -46,7 +46,7 @@ class Patching(Result):
         direction: "denoise" or "noise".
         notes: What a reader must know before believing the picture.
         resume: Goes on with what is left and returns the whole; None when complete. Never saved.
-        runs: What can do single patched runs of the first pair, for views; None where no model is at hand.
+        runs: What can do single patched runs, one for each pair, for views; empty where no model is at hand.
             Never saved.
     """
 
@@ -70,7 +70,7 @@ class Patching(Result):
     direction: str = "denoise"
     notes: Sequence[str] = ()
     resume: Callable[[], Patching] | None = field(default=None, repr=False, metadata={"saved": False})
-    runs: Any = field(default=None, repr=False, metadata={"saved": False})
+    runs: Sequence[Any] = field(default=(), repr=False, metadata={"saved": False})
 
     @property
     def is_complete(self) -> bool:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+import traitlets
 
+from nbsight.analysis.pairs import answers_for, is_list_of_text, prompts_of
 from nbsight.analysis.patch_runs import Patch, PatchRuns
 from nbsight.analysis.patching import DIRECTIONS, PatchingSweep
 from nbsight.core.jobs import Job as WorkJob
+from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
-from nbsight.models.provenance import provenance
-from nbsight.models.tokens import str_tokens
 from nbsight.results.patching import Patching
 from nbsight.widgets.base import Widget
 from nbsight.widgets.code import fill
 from nbsight.widgets.desk import Answer, Command, Steps
-from nbsight.widgets.patching_code import METRICS, metric_code, prompts_code, run_code, sites_of, sweep_code
-from nbsight.widgets.patching_payload import key_of, patching_payload
-from nbsight.widgets.payload import texts_of
+from nbsight.widgets.patching_about import about_live, about_saved, badges_of, ends_of
+from nbsight.widgets.patching_code import METRICS, compare_code, run_code
+from nbsight.widgets.patching_payload import patching_payload
+from nbsight.widgets.patching_places import (
+    BY_HEAD,
+    engine_sites,
+    key_of,
+    patch_of,
+    places_code,
+    plain_of,
+    tables_of,
+    values_of,
+)
+from nbsight.widgets.payload import Payload
 from nbsight.widgets.places import place_in
 from nbsight.widgets.tops import number, tops_of
 from nbsight.widgets.worker import Job, worker_for
@@ -31,7 +43,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PatchingWidget"]
 
-NO_EFFECT = 1e-6  # of the distance between the two runs
+
+@dataclass
+class Pair:
+    """Two prompts, what is known of them, and sweeps that are under way."""
+
+    runs: PatchRuns | None
+    tables: dict[str, Patching]
+    sweeps: dict[str, PatchingSweep]
 
 
 class PatchingWidget(Widget):
@@ -42,17 +61,19 @@ class PatchingWidget(Widget):
 
     Args:
         source: A language model, or a result of `activation_patching`.
-        clean: The prompt that is answered rightly.
-        corrupted: The other.
-        answers: The right answer and the other one, each one token.
+        clean: The prompt that is answered rightly, or a list of prompts.
+        corrupted: The other, or a list.
+        answers: The right answer and the other one, each one token; or such a pair for each pair of prompts.
         metric: As for `activation_patching`.
 
     Attributes:
         result: The `Patching` on show; its values are NaN where nothing was run yet.
         patched: The single patched run on show, a dictionary; None before the first.
         selection: `(layer, position)` of the chosen cell, or None.
-        state: `site`, `direction` and `metric` on show, and the `patches` of the single run: a list of
-            `{"layer", "site", "source", "target"}`.
+        state: `site`, `direction`, `metric` and `pair` on show (`z_by_head` has a head in each column, at one
+            `position` or, None, at all); the `patches` of the single run, a list of `{"layer", "site",
+            "source", "target"}` and perhaps `"head"`; and `frozen`, the `patches` and `direction` of another
+            run to compare it with.
     """
 
     view = "patching"
@@ -60,8 +81,11 @@ class PatchingWidget(Widget):
         "site": "resid_post",
         "direction": "denoise",
         "metric": "logit_difference",
+        "position": None,
         "patches": [],
+        "frozen": None,
         "cone": True,
+        "pair": 0,
     }
 
     def __init__(
@@ -74,105 +98,122 @@ class PatchingWidget(Widget):
         metric: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._tables: dict[str, Patching] = {}
-        self._sweeps: dict[str, PatchingSweep] = {}
         self.patched: dict[str, Any] | None = None
         state = dict(kwargs.pop("state", None) or {})
         if isinstance(source, Patching):
-            self._runs: PatchRuns | None = source.runs
-            first = self._keep(source)
-            state = {**first, **state}
+            named = _metric_in(source)
+            every = source.runs or (None,) * len(source.clean)
+            self._pairs = [Pair(runs, tables_of(source, at, named), {}) for at, runs in enumerate(every)]
+            site, _, position = next(iter(self._pairs[0].tables)).split("|")[0].partition("@")
+            at = int(position) if position.isdecimal() else None
+            state = {"site": site, "position": at, "direction": source.direction, "metric": named, **state}
         else:
-            self._runs = PatchRuns(source, clean, corrupted, answers=answers, metric=metric)
+            self._pairs = [Pair(runs, {}, {}) for runs in _runs_of(source, clean, corrupted, answers, metric)]
             if metric is not None and metric not in METRICS:
                 state.setdefault("metric", "custom")
             elif metric is not None or answers is None:
                 state.setdefault("metric", metric or "kl")
-        self._model = None if self._runs is None else self._runs.model
-        payload = patching_payload(self._about(), self._tables)
+        number = int(state.get("pair", 0))
+        if not 0 <= number < len(self._pairs):
+            raise InputError(f"there are {len(self._pairs)} pairs of prompts; there is no pair {number}.")
+        shown = self._pairs[number]
+        self._model = None if shown.runs is None else shown.runs.model
+        payload = self._payload(shown, number)
         super().__init__(payload, worker_for(self._model or self), owner=self._model, state=state, **kwargs)
 
     @property
     def result(self) -> Patching | None:
         """The result on show, as far as it is known; None before the first sweep."""
-        return self._tables.get(self._key())
+        return self._pair.tables.get(self._key())
 
     def commands(self) -> dict[str, Command]:
-        return {"patch": self._patch, "sweep": self._sweep, "prompts": self._prompts}
+        return {
+            "patch": self._patch,
+            "sweep": self._sweep,
+            "prompts": self._prompts,
+            "pair": self._choose_pair,
+        }
 
     def chosen(self, selection: Any) -> tuple[int, int]:
         return place_in(selection, self._shape(), begin="this view has")
 
+    @traitlets.validate("state")
+    def _check_state(self, proposal: Any) -> dict[str, Any]:
+        state = super()._check_state(proposal)
+        if not 0 <= state["pair"] < len(self._pairs):
+            raise traitlets.TraitError(
+                f"there are {len(self._pairs)} pairs of prompts, counted from 0; there is no {state['pair']}."
+            )
+        return state
+
+    @traitlets.observe("state")
+    def _follow_pair(self, change: Any) -> None:
+        if self.header.get("pair", 0) != self.state["pair"]:
+            self._show_pair(self.state["pair"])
+
     # --- what the page asks ---------------------------------------------------------------------
 
     def _patch(self, params: dict[str, Any], job: Job) -> Answer:
-        """One run with all patches of the stack."""
-        runs = self._live()
-        patches = [_patch_of(one) for one in params["patches"]]
-        direction, metric = _direction(params["direction"]), str(params["metric"])
-        logits = runs.run(patches, direction)
-        measure = runs.metric_named(None if metric == "custom" else metric)
-        start, end = (float(measure(runs.plain(which))[0]) for which in _ends(direction))
-        value = float(measure(logits)[0])
+        """One run with all patches of the stack; where another stack is frozen, that one too."""
+        runs, metric = self._live(), str(params["metric"])
+        patches, direction = [patch_of(one) for one in params["patches"]], _direction(params["direction"])
+        frozen = params.get("frozen")
+        logits, said = _measured(runs, patches, direction, metric)
         probs = {"clean": runs.plain("clean"), "corrupted": runs.plain("corrupted"), "patched": logits}
-        self.patched = {
-            "patches": [_plain(patch) for patch in patches],
-            "direction": direction,
-            "metric": metric,
-            "value": number(value),
-            "base": number(start),
-            "donor": number(end),
-            "share": number((value - start) / (end - start)) if abs(end - start) > 1e-12 else None,
-            "badges": self._badges(patches, direction, logits, value, start, end),
-            "code": run_code(runs, patches, direction, metric),
-            **tops_of(runs.model, probs),
-        }
+        if frozen:
+            other = [patch_of(one) for one in frozen["patches"]], _direction(frozen["direction"])
+            probs["frozen"], said["frozen"] = _measured(runs, *other, metric)
+            said["code"] = compare_code(said["frozen"].pop("code"), said["code"])
+        self.patched = {**said, **tops_of(runs.model, probs)}
         return self.patched, []
 
     def _sweep(self, params: dict[str, Any], job: Job) -> Steps:
         """Run what is left of one sweep; what is known is told after every batch."""
-        runs = self._live()
+        runs, pair = self._live(), self._pair
         site, direction, metric = (str(params[name]) for name in ("site", "direction", "metric"))
-        key = key_of(site, direction, metric)
-        sweep = self._sweeps.get(key)
+        position = params.get("position") if site == BY_HEAD else None
+        key = key_of(site, direction, metric, position)
+        sweep = pair.sweeps.get(key)
         if sweep is None:
-            sweep = self._sweeps[key] = PatchingSweep(
+            sweep = pair.sweeps[key] = PatchingSweep(
                 runs.model,
                 runs.clean,
                 runs.corrupted,
                 answers=runs.answers,
                 metric=runs.metric if metric == "custom" else metric,
-                sites=(site,),
-                heads=False,
                 direction=direction,
-                batch=self._batch(),
+                batch=self._batch(site),
+                **engine_sites(site, position),
             )
         # Listed beside those of cells. The page takes a sweep back by closing this generator, which the job
         # hears as an end before its end; somebody else's stop is looked for after each batch.
-        listed = WorkJob(f"patching {site}", total=len(sweep), model=str(runs.model._name))
+        listed = WorkJob(
+            f"patching {site.replace('_', ' ') if site == BY_HEAD else site}",
+            total=len(sweep),
+            model=str(runs.model._name),
+        )
         listed.start(sweep.done)
         with listed:
             for partial in sweep:
-                self._tables[key] = partial
+                pair.tables[key] = partial
                 listed.keep(partial)
                 listed.advance(to=sweep.done)
                 if listed.is_cancelled:
                     listed.stopped()
                     break
-                yield (
-                    {"key": key, "done": sweep.done, "runs": len(sweep), **_scale(partial)},
-                    [_bytes(partial)],
-                )
-        self._tables[key] = result = sweep.result()
+                yield _part(key, sweep, partial)
+        pair.tables[key] = result = sweep.result()
         listed.keep(result)
         if sweep.is_complete:
-            self._sweeps.pop(key)
-        self.show(patching_payload(self._about(), self._tables))
+            pair.sweeps.pop(key)
+        if pair is self._pair:
+            self.show(self._payload(pair))
         return _part(key, sweep, result)
 
-    def _batch(self) -> int:
+    def _batch(self, site: str) -> int:
         """Runs in one step: a dozen steps, each at least one layer's."""
-        rows, columns = self._shape()
+        rows = len(self.header["layers"])
+        columns = self.header["heads"] if site == BY_HEAD else len(self.header["clean"]["tokens"])
         return max(columns, -(-rows * columns // 12))
 
     def _prompts(self, params: dict[str, Any], job: Job) -> Answer:
@@ -181,134 +222,55 @@ class PatchingWidget(Widget):
         runs = PatchRuns(
             old.model, str(params["clean"]), str(params["corrupted"]), answers=old.answers, metric=old.metric
         )
-        before, self._runs = self._runs, runs
-        try:
-            about = self._about()
-        except Exception:
-            self._runs = before
-            raise
-        if job.cancelled:
-            self._runs = before
-            return {}, []
-        self._tables, self._sweeps, self.patched = {}, {}, None
+        pair = Pair(runs, {}, {})
+        payload = self._payload(pair)
+        if not job.cancelled:
+            self._pairs[self.state["pair"]] = pair
+            self._put(payload, self.state["pair"])
+        return {}, []
+
+    def _choose_pair(self, params: dict[str, Any], job: Job) -> Answer:
+        """Show another pair of prompts."""
+        number = int(params["pair"])
+        payload = self._payload(self._pairs[number], number)
+        if not job.cancelled:
+            self._put(payload, number)
+        return {}, []
+
+    def _show_pair(self, number: int) -> None:
+        self._put(self._payload(self._pairs[number], number), number)
+
+    def _put(self, payload: Payload, number: int) -> None:
+        """Show another pair, with no patch and nothing chosen."""
+        self.patched = None
         with self.hold_sync():
             self.selection = None
-            self.state = {"patches": []}
-            self.show(patching_payload(about, {}))
-        return {}, []
+            self.show(payload)
+            self.state = {"patches": [], "frozen": None, "position": None, "pair": number}
 
     # --- for the header -------------------------------------------------------------------------
 
-    def _about(self) -> dict[str, Any]:
-        runs = self._runs
-        if runs is None:
-            return self._about_saved()
-        words = {which: str_tokens(runs.model.tokenizer, ids[0].tolist()) for which, ids in runs.ids.items()}
-        metrics = [name for name in METRICS if name == "kl" or runs.answers is not None]
-        if runs.metric is not None and runs.metric not in METRICS:
-            metrics.insert(0, "custom")
-        plain = {which: runs.plain(which) for which in ("clean", "corrupted")}
-        started = time.perf_counter()
-        with runs.model.trace(runs.ids["clean"], grad=False):
-            runs.model.output.logits[:, -1]
-        seconds = time.perf_counter() - started
-        ends, units = {}, {}
-        for name in metrics:
-            measure = runs.metric_named(None if name == "custom" else name)
-            ends[name] = [number(float(measure(plain[which])[0])) for which in ("clean", "corrupted")]
-            units[name] = measure.name
-        texts = [text if isinstance(text, str) else "".join(words[w]) for w, text in _given(runs)]
-        return {
-            "model": str(runs.model._name),
-            "clean": {"prompt": texts[0], "tokens": words["clean"]},
-            "corrupted": {"prompt": texts[1], "tokens": words["corrupted"]},
-            "layers": list(range(runs.n_layers)),
-            "sites": list(sites_of(runs.model)),
-            "metrics": metrics,
-            "names": units,
-            "ends": ends,
-            "seconds": seconds,
-            "tops": tops_of(runs.model, plain),
-            "code": prompts_code(runs),
-            "code_at": sweep_code(runs),
-            "code_metric": {name: metric_code(runs, name) for name in metrics},
-            "provenance": texts_of(provenance(runs.model)),
-            "live": True,
-        }
+    @property
+    def _pair(self) -> Pair:
+        return self._pairs[self.state["pair"]]
 
-    def _about_saved(self) -> dict[str, Any]:
-        """What can be said of a result whose model is out of reach."""
-        key, result = next(iter(self._tables.items()))
-        metric = key.split("|")[2]
-        named = list(result.positions)
-        return {
-            "model": str(result.provenance.get("model", "")),
-            "clean": {"prompt": result.clean_prompts[0], "tokens": named},
-            "corrupted": {"prompt": result.corrupted_prompts[0], "tokens": named},
-            "layers": [int(layer) for layer in result.layers],
-            "sites": sorted({each.split("|")[0] for each in self._tables}),
-            "metrics": [metric],
-            "names": {metric: result.metric},
-            "ends": {metric: [number(float(result.clean[0])), number(float(result.corrupted[0]))]},
-            "seconds": 0,
-            "tops": None,
-            "code": "import nbsight\n",
-            "code_at": "# The model and the prompts of this result are not known here; load it with\n"
-            "# `nbsight.load_result(path)` and run `activation_patching` again with its model.",
-            "code_metric": {metric: repr(metric)},
-            "provenance": texts_of(result.provenance),
-            "live": False,
-        }
-
-    def _keep(self, result: Patching) -> dict[str, Any]:
-        """Take what a result knows, site by site; the state that shows it."""
-        named = {"logit": "logit_difference", "probability": "probability", "KL": "kl"}
-        metric = named.get(result.metric.split()[0] if result.metric else "", "custom")
-        if result.runs is not None and isinstance(result.runs.metric, str):
-            metric = result.runs.metric
-        elif result.runs is not None and result.runs.metric is not None:
-            metric = "custom"
-        for site in result.sites:
-            if site != "z" or result.head_values is None:
-                self._tables[key_of(site, result.direction, metric)] = _of_site(result, site)
-        site = next(iter(self._tables), "resid_post").split("|")[0]
-        return {"site": site, "direction": result.direction, "metric": metric}
+    def _payload(self, pair: Pair, number: int | None = None) -> Payload:
+        about = about_saved(pair.tables) if pair.runs is None else about_live(pair.runs)
+        shown = self.state["pair"] if number is None else number
+        texts = [
+            one.runs.clean if one.runs is not None else next(iter(one.tables.values())).clean_prompts[0]
+            for one in (pair if at == shown else one for at, one in enumerate(self._pairs))
+        ]
+        named = [text if isinstance(text, str) else f"pair {at + 1}" for at, text in enumerate(texts)]
+        return patching_payload({**about, "pairs": named, "pair": shown}, pair.tables)
 
     def _live(self) -> PatchRuns:
-        if self._runs is None:
+        if self._pair.runs is None:
             raise LookupError(
                 "this result was loaded or saved without its model, so nothing can be run. Write "
                 "`PatchingWidget(model, clean, corrupted, answers=…)`."
             )
-        return self._runs
-
-    def _badges(
-        self,
-        patches: Sequence[Patch],
-        direction: str,
-        logits: torch.Tensor,
-        value: float,
-        start: float,
-        end: float,
-    ) -> list[str]:
-        """What a reader must know before believing this run."""
-        runs = self._live()
-        found = []
-        base = runs.ids[_ends(direction)[0]]
-        stream: dict[tuple[int, str], set[int]] = {}
-        for patch in patches:
-            if patch.site in ("resid_pre", "resid_post") and patch.source == patch.target:
-                stream.setdefault((patch.layer, patch.site), set()).add(patch.target)
-        whole = [place for place, targets in stream.items() if len(targets) == base.shape[1]]
-        if whole:
-            found.append("The whole stream is replaced: the result equals the donor's by construction.")
-        if not torch.isfinite(logits).all():
-            found.append("The logits hold NaN or infinite numbers.")
-        elif patches and abs(value - start) <= NO_EFFECT * max(abs(end - start), 1e-6):
-            found.append("Nothing changed: this place holds the same in both runs, or nothing reads it.")
-        if any(patch.source != patch.target for patch in patches):
-            found.append("Moved to another position: a position's encoding comes with it.")
-        return found
+        return self._pair.runs
 
     # --- copies ---------------------------------------------------------------------------------
 
@@ -317,10 +279,11 @@ class PatchingWidget(Widget):
 
     def to_code(self) -> str:
         """The cell of the single run on show, or of the sweep."""
-        if self.patched is not None and self.state["patches"]:
+        if self.patched is not None and (self.state["patches"] or self.state["frozen"]):
             return str(self.patched["code"])
         metric = self.header["code_metric"].get(self.state["metric"], "None")
-        values = {"site": self.state["site"], "direction": self.state["direction"], "metric": metric}
+        places = places_code(self.state["site"], self.state["position"])
+        values = {**places, "direction": self.state["direction"], "metric": metric}
         return f"{self.header['code']}\n{fill(self.header['code_at'], values)}"
 
     def figure(self) -> Figure:
@@ -349,39 +312,73 @@ class PatchingWidget(Widget):
         )
 
     def table(self) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        columns = ("site", "layer", "position", "token", "value", "share")
         result = self.result
+        heads = self.state["site"] == BY_HEAD
+        columns = ("site", "layer", "head" if heads else "position", "token", "value", "share")
         if result is None:
             return columns, []
-        shares = result.recovered[0]
+        values = values_of(result)
+        shares = (
+            result.head_recovered[0, :, 0] if result.head_recovered is not None else result.recovered[0, 0]
+        )
+        places = [(head, "") for head in result.heads] if heads else list(enumerate(result.positions))
         return columns, (
-            (
-                site,
-                layer,
-                position,
-                token,
-                float(result.values[0, s, row, position]),
-                float(shares[s, row, position]),
-            )
-            for s, site in enumerate(result.sites)
+            (self.state["site"], layer, place, token, float(values[row, column]), float(shares[row, column]))
             for row, layer in enumerate(result.layers)
-            for position, token in enumerate(result.positions)
+            for column, (place, token) in enumerate(places)
         )
 
     def _key(self) -> str:
-        return key_of(self.state["site"], self.state["direction"], self.state["metric"])
+        state = self.state
+        return key_of(state["site"], state["direction"], state["metric"], state["position"])
 
     def _shape(self) -> tuple[int, int]:
-        base = "corrupted" if self.state["direction"] == "denoise" else "clean"
-        return len(self.header["layers"]), len(self.header[base]["tokens"])
+        rows = len(self.header["layers"])
+        if self.state["site"] == BY_HEAD:
+            return rows, int(self.header["heads"])
+        return rows, len(self.header[ends_of(self.state["direction"])[0]]["tokens"])
 
 
-def _patch_of(given: dict[str, Any]) -> Patch:
-    return Patch(int(given["layer"]), str(given["site"]), int(given["source"]), int(given["target"]))
+def _runs_of(source: LanguageModel, clean: Any, corrupted: Any, answers: Any, metric: Any) -> list[PatchRuns]:
+    """What can run each pair of prompts."""
+    if not is_list_of_text(clean):
+        return [PatchRuns(source, clean, corrupted, answers=answers, metric=metric)]
+    prompts_of(source, clean, corrupted)  # says what is wrong with lists that are no pairs
+    own = answers_for(answers, len(clean))
+    return [
+        PatchRuns(source, *pair, answers=None if own is None else own[number], metric=metric)
+        for number, pair in enumerate(zip(clean, corrupted, strict=True))
+    ]
 
 
-def _plain(patch: Patch) -> dict[str, Any]:
-    return {"layer": patch.layer, "site": patch.site, "source": patch.source, "target": patch.target}
+def _metric_in(result: Patching) -> str:
+    """What the view calls a result's metric."""
+    if result.runs and result.runs[0].metric is not None:
+        own = result.runs[0].metric
+        return own if isinstance(own, str) else "custom"
+    named = {"logit": "logit_difference", "probability": "probability", "KL": "kl"}
+    return named.get(result.metric.split()[0] if result.metric else "", "custom")
+
+
+def _measured(
+    runs: PatchRuns, patches: Sequence[Patch], direction: str, metric: str
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """One patched run: its last logits, and what the page is told of it."""
+    logits = runs.run(patches, direction)
+    measure = runs.metric_named(None if metric == "custom" else metric)
+    start, end = (float(measure(runs.plain(which))[0]) for which in ends_of(direction))
+    value = float(measure(logits)[0])
+    return logits, {
+        "patches": [plain_of(patch) for patch in patches],
+        "direction": direction,
+        "metric": metric,
+        "value": number(value),
+        "base": number(start),
+        "donor": number(end),
+        "share": number((value - start) / (end - start)) if abs(end - start) > 1e-12 else None,
+        "badges": badges_of(runs, patches, direction, logits, value - start, end - start),
+        "code": run_code(runs, patches, direction, metric),
+    }
 
 
 def _direction(name: Any) -> str:
@@ -390,33 +387,11 @@ def _direction(name: Any) -> str:
     return str(name)
 
 
-def _ends(direction: str) -> tuple[str, str]:
-    """The run that is patched and the donor."""
-    return ("corrupted", "clean") if direction == "denoise" else ("clean", "corrupted")
-
-
-def _given(runs: PatchRuns) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    return ("clean", runs.clean), ("corrupted", runs.corrupted)
-
-
 def _part(key: str, sweep: PatchingSweep, result: Patching) -> Answer:
     """What the page is told of a sweep."""
-    return {"key": key, "done": sweep.done, "runs": len(sweep), **_scale(result)}, [_bytes(result)]
-
-
-def _scale(result: Patching) -> dict[str, Any]:
-    start, end = result.corrupted[0], result.clean[0]
+    start, end = (result.corrupted[0], result.clean[0])
     if result.direction == "noise":
         start, end = end, start
-    return {"base": number(float(start)), "donor": number(float(end))}
-
-
-def _bytes(result: Patching) -> bytes:
-    return np.ascontiguousarray(result.values[0, 0], "<f4").tobytes()
-
-
-def _of_site(result: Patching, site: str) -> Patching:
-    from dataclasses import replace
-
-    where = list(result.sites).index(site)
-    return replace(result, sites=(site,), values=result.values[:, [where]], head_values=None, heads=())
+    said = {"base": number(float(start)), "donor": number(float(end))}
+    values = np.ascontiguousarray(values_of(result), "<f4").tobytes()
+    return {"key": key, "done": sweep.done, "runs": len(sweep), **said}, [values]

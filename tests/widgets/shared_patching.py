@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nbsight.results.patching import Patching
-from nbsight.widgets.patching_payload import key_of, patching_payload
+from nbsight.widgets.patching_payload import patching_payload
+from nbsight.widgets.patching_places import key_of
 
 FIXTURE = Path(__file__).parents[2] / "js" / "tests" / "fixtures" / "patching.json"
 CLEAN, CORRUPTED = ["The", " Eiffel", " Tower", " is"], ["The", " <b>", " Arena", " is"]
@@ -46,21 +48,37 @@ def shared_result() -> Patching:
     )
 
 
+def shared_heads() -> Patching:
+    """Two heads, patched at all positions; the share of head h of layer l is (l + 1) * (h + 1) / 10."""
+    layer, head = np.indices((3, 2))
+    return replace(
+        shared_result(),
+        sites=("z",),
+        positions=("".join(CORRUPTED),),
+        heads=range(2),
+        values=np.full((1, 1, 3, 1), np.nan),
+        head_values=(-2 + 4 * (layer + 1) * (head + 1) / 10)[None, :, None],
+    )
+
+
 def about() -> dict[str, Any]:
     return {
         "model": "shared",
         "clean": {"prompt": "".join(CLEAN), "tokens": CLEAN},
         "corrupted": {"prompt": "".join(CORRUPTED), "tokens": CORRUPTED},
         "layers": [0, 1, 2],
-        "sites": ["resid_post", "mlp_out"],
+        "heads": 2,
+        "sites": ["resid_post", "z_by_head", "mlp_out"],
+        "pairs": ["".join(CLEAN), "<i>another</i>"],
+        "pair": 0,
         "metrics": ["logit_difference", "kl"],
         "names": {"logit_difference": "logit difference ' Paris' − ' Rome'", "kl": "KL"},
         "ends": {"logit_difference": [2.0, -2.0], "kl": [0.0, 3.0]},
         "seconds": 0.01,
         "tops": TOPS,
         "code": "import nbsight\n\nclean = 'a $site'\n",
-        "code_at": 'nbsight.activation_patching(model, clean, corrupted, metric=$metric, sites=["$site"], '
-        'direction="$direction")',
+        "code_at": "nbsight.activation_patching(model, clean, corrupted, metric=$metric, "
+        'sites=["$site"], $places, direction="$direction")',
         "code_metric": {"logit_difference": "'logit_difference'", "kl": "'kl'"},
         "provenance": {"dtype": "float32", "attn_implementation": "sdpa"},
         "live": True,
@@ -69,7 +87,8 @@ def about() -> dict[str, Any]:
 
 def as_json() -> str:
     key = key_of("resid_post", "denoise", "logit_difference")
-    payload = patching_payload(about(), {key: shared_result()})
+    by_head = key_of("z_by_head", "denoise", "logit_difference")
+    payload = patching_payload(about(), {key: shared_result(), by_head: shared_heads()})
     content = {"header": payload.header, "data": base64.b64encode(payload.data).decode()}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 

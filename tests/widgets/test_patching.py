@@ -154,7 +154,7 @@ def test_a_cell_of_the_map_is_the_single_run(model, widget):
 
 def test_a_sweep_tells_what_it_knows_stops_and_goes_on(widget, monkeypatch):
     monkeypatch.setattr("nbsight.widgets.desk.PAUSE", 0)
-    monkeypatch.setattr(PatchingWidget, "_batch", lambda self: 10)
+    monkeypatch.setattr(PatchingWidget, "_batch", lambda self, site: 10)
     page = Page(widget)
     ask = {"site": "resid_post", "direction": "denoise", "metric": "logit_difference"}
     first = threading.Event()
@@ -185,7 +185,7 @@ def test_a_sweep_tells_what_it_knows_stops_and_goes_on(widget, monkeypatch):
 
 
 def test_a_single_patch_has_its_turn_while_a_sweep_runs(widget, monkeypatch):
-    monkeypatch.setattr(PatchingWidget, "_batch", lambda self: 1)
+    monkeypatch.setattr(PatchingWidget, "_batch", lambda self, site: 1)
     page = Page(widget)
     ask = {"site": "resid_post", "direction": "denoise", "metric": "logit_difference"}
     page.say({"kind": "request", "id": "sweep", "command": "sweep", "params": ask})
@@ -467,7 +467,7 @@ def test_a_sweep_that_fails_says_so_in_the_list(model, listed):
         raise ValueError("no such metric today")
 
     widget = PatchingWidget(model, CLEAN, CORRUPTED, answers=ANSWERS)
-    widget._runs.metric = bad
+    widget._pair.runs.metric = bad
     reply, _ = Page(widget).ask("sweep", site="resid_post", direction="denoise", metric="custom")
     assert not reply["ok"]
     (job,) = listed()

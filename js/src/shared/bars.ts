@@ -15,6 +15,7 @@ export interface Tops {
 export class Bars {
   readonly node = h('div', {});
   private readonly list = h('ol', { class: 'nbsight-bars' });
+  private readonly keys: HTMLElement[];
   private readonly rows = new Map<number, HTMLElement>();
 
   constructor(
@@ -23,10 +24,8 @@ export class Bars {
   ) {
     const key = (text: string, place: number) =>
       h('span', {}, h('i', { 'data-mark': place, 'aria-hidden': 'true' }), text);
-    this.node.append(
-      this.list,
-      h('p', { class: 'nbsight-key' }, key(run, 0), ...marks.map((name, i) => key(name, i + 1)))
-    );
+    this.keys = marks.map((name, i) => key(name, i + 1));
+    this.node.append(this.list, h('p', { class: 'nbsight-key' }, key(run, 0), ...this.keys));
   }
 
   show(tops: Tops | null): void {
@@ -35,6 +34,9 @@ export class Bars {
       return;
     }
     const names = Object.keys(tops.probs);
+    this.keys.forEach((key, i) => {
+      key.hidden = !names.includes(this.marks[i]!);
+    });
     const most = (i: number) => Math.max(...names.map(name => tops.probs[name]![i] ?? 0));
     const order = tops.ids
       .map((_, i) => i)

@@ -9,7 +9,7 @@ export class Answer {
   private readonly title = h('h3', {}, 'What the model says next');
   private readonly gauge = h('div', { class: 'nbsight-patching-gauge' });
   private readonly badges = h('div', {});
-  private readonly bars = new Bars('patched', ['clean', 'corrupted']);
+  private readonly bars = new Bars('patched', ['clean', 'corrupted', 'frozen']);
 
   constructor() {
     this.node.append(this.title, this.gauge, this.badges, this.bars.node);
@@ -38,6 +38,7 @@ export class Answer {
       return clamp((value - corrupted) / (clean - corrupted), -0.12, 1.12);
     };
     const place = at(patched?.value ?? null);
+    const ghost = at(patched?.frozen?.value ?? null);
     const left = (share: number) => `left: ${(100 * (share + 0.12)) / 1.24}%`;
     const share = patched?.share;
     this.gauge.replaceChildren(
@@ -47,10 +48,11 @@ export class Answer {
         {
           class: 'nbsight-patching-track',
           role: 'img',
-          'aria-label': `corrupted ${say(corrupted)}, clean ${say(clean)}${patched ? `, patched ${say(patched.value)}` : ''}`
+          'aria-label': `corrupted ${say(corrupted)}, clean ${say(clean)}${patched ? `, patched ${say(patched.value)}` : ''}${patched?.frozen ? `, frozen ${say(patched.frozen.value)}` : ''}`
         },
         h('i', { 'data-mark': 'corrupted', style: left(0) }),
         h('i', { 'data-mark': 'clean', style: left(1) }),
+        ghost === null ? null : h('i', { 'data-mark': 'frozen', style: left(ghost) }),
         place === null ? null : h('i', { 'data-mark': 'patched', style: left(place) })
       ),
       h(

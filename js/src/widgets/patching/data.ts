@@ -17,8 +17,19 @@ export const METRICS: Record<string, string> = {
   custom: 'your metric'
 };
 
-export function keyOf({ site, direction, metric }: Pick<State, 'site' | 'direction' | 'metric'>): string {
-  return `${site}|${direction}|${metric}`;
+/** The site z with a head in each column. */
+export const BY_HEAD = 'z_by_head';
+
+type Shown = Pick<State, 'site' | 'direction' | 'metric' | 'position'>;
+
+/** The name of one sweep (nbsight/widgets/patching_places.py has the same). */
+export function keyOf({ site, direction, metric, position }: Shown): string {
+  const where = site === BY_HEAD ? `${site}@${position ?? 'all'}` : site;
+  return `${where}|${direction}|${metric}`;
+}
+
+export function isByHead(state: Pick<State, 'site'>): boolean {
+  return state.site === BY_HEAD;
 }
 
 /** Which run is patched and which gives. */
@@ -72,7 +83,8 @@ export class PatchingData {
   }
 
   value(state: State, [layer, position]: Place): number {
-    return this.known(state)?.values[layer * this.header.clean.tokens.length + position] ?? NaN;
+    const width = isByHead(state) ? this.header.heads : this.header.clean.tokens.length;
+    return this.known(state)?.values[layer * width + position] ?? NaN;
   }
 
   /** How much of the way to the donor's prediction a patch there goes; NaN where it is not known. */
@@ -88,7 +100,7 @@ export class PatchingData {
   limit(state: State): number {
     let most = 0.1;
     for (let layer = 0; layer < this.nLayers; layer++) {
-      for (let position = 0; position < this.nColumns; position++) {
+      for (let position = 0; position < this.columns(state); position++) {
         const share = Math.abs(this.share(state, [layer, position]));
         most = share > most ? share : most;
       }
@@ -96,8 +108,13 @@ export class PatchingData {
     return most;
   }
 
-  runs(): number {
-    return this.nLayers * this.nColumns;
+  /** How many columns the map has: positions, or heads. */
+  columns(state: State): number {
+    return isByHead(state) ? this.header.heads : this.nColumns;
+  }
+
+  runs(state: State): number {
+    return this.nLayers * this.columns(state);
   }
 
   token(run: Run, position: number): string | null {
@@ -120,7 +137,10 @@ export class PatchingData {
 
   code(state: State): string {
     const metric = this.header.code_metric[state.metric] ?? 'None';
-    const values = { site: state.site, direction: state.direction, metric };
+    const where = state.position === null ? 'slice(None)' : state.position;
+    const places = isByHead(state) ? `heads=True,\n    positions=[${where}]` : 'heads=False';
+    const site = isByHead(state) ? 'z' : state.site;
+    const values = { site, places, direction: state.direction, metric };
     return `${this.header.code}\n${fill(this.header.code_at, values)}`;
   }
 }

@@ -3,7 +3,7 @@ import { type Cell, Heatmap, type HeatmapSpec } from '../../shared/heatmap';
 import { signed } from '../../shared/palette';
 import { Overlay, tag } from '../../shared/svg';
 import { number, visible } from '../../shared/tokens';
-import { ends, type PatchingData } from './data';
+import { ends, isByHead, type PatchingData } from './data';
 import type { Patch, Run, State } from './types';
 
 const LABEL = 72;
@@ -50,14 +50,18 @@ export class Plane {
     const { data, state } = this;
     const limit = data.limit(state);
     const isKnown = data.known(state) !== undefined;
+    const byHead = isByHead(state);
     const chip = (run: Run) => (column: number) => this.chip(run, column);
+    const headName = (column: number) =>
+      h('span', { class: 'nbsight-patching-head', title: `head ${column}` }, String(column));
     return {
       name:
-        `Patches of ${state.site}, ${data.nLayers} layers by ${data.nColumns} positions. ` +
+        `Patches of ${byHead ? 'each head of z' : state.site}, ${data.nLayers} layers by ` +
+        `${data.columns(state)} ${byHead ? 'heads' : 'positions'}. ` +
         'Arrow keys move, Enter patches, Shift and Enter adds a patch.',
       rows: data.header.layers.map(String),
-      columns: data.nColumns,
-      corners: ['clean', 'corrupted'],
+      columns: data.columns(state),
+      corners: byHead ? ['head', ''] : ['clean', 'corrupted'],
       label: LABEL,
       swatch: (row, column, dark) => {
         const share = data.share(state, [row, column]);
@@ -71,19 +75,24 @@ export class Plane {
       },
       describe: (row, column) => this.say([row, column]),
       hatched: (row, column) =>
-        this.isOutside(column) || (isKnown && !Number.isFinite(data.share(state, [row, column]))),
-      head: { height: 34, make: chip('clean') },
-      foot: { height: 34, make: chip('corrupted') },
+        (!byHead && this.isOutside(column)) ||
+        (isKnown && !Number.isFinite(data.share(state, [row, column]))),
+      ...(byHead
+        ? { head: { height: 22, make: headName } }
+        : { head: { height: 34, make: chip('clean') }, foot: { height: 34, make: chip('corrupted') } }),
       column: [46, 92]
     };
   }
 
   /** A place in words. */
   say([layer, position]: Cell): string {
-    const { base } = ends(this.state.direction);
-    const token = visible(this.data.token(base, position) ?? '');
     const share = this.data.share(this.state, [layer, position]);
     const found = Number.isFinite(share) ? `${number(100 * share, 2)} % recovered` : 'not run yet';
+    if (isByHead(this.state)) {
+      return `Layer ${this.data.header.layers[layer]}, head ${position}: ${found}`;
+    }
+    const { base } = ends(this.state.direction);
+    const token = visible(this.data.token(base, position) ?? '');
     return `Layer ${this.data.header.layers[layer]}, position ${position} ${token}: ${found}`;
   }
 
@@ -265,14 +274,28 @@ export class Plane {
   }
 
   drawOver(): void {
-    const patches = this.state.patches.filter(patch => patch.target < this.data.nColumns);
+    if (isByHead(this.state)) {
+      this.over.draw(this.state.patches.map(patch => this.ring(patch)).join(''));
+      return;
+    }
+    const patches = this.state.patches.filter(isPlaced).filter(patch => patch.target < this.data.nColumns);
     const cone = this.state.cone ? patches.map(patch => this.cone(patch)).join('') : '';
     const paths = patches.map(patch => this.path(patch.source, patch.layer, patch.target, false)).join('');
     this.over.draw(cone + paths + this.arrow);
   }
 
+  /** A patched head, where it is one of this map's. */
+  private ring({ layer, head, target }: Patch): string {
+    if (head === undefined || target !== this.state.position) {
+      return '';
+    }
+    const { x, y, width } = this.map.box([layer, head], [layer, head]);
+    const at = { cx: x + width - 7, cy: y + 7, r: 3.5 };
+    return tag('circle', { ...at, fill: 'var(--nb-ring)', stroke: 'var(--nb-ring-gap)' });
+  }
+
   /** What a patch can reach: later layers at its own and later positions. */
-  private cone({ layer, target }: Patch): string {
+  private cone({ layer, target }: Placed): string {
     if (layer + 1 >= this.data.nLayers) {
       return '';
     }
@@ -285,6 +308,12 @@ export class Plane {
       'stroke-opacity': 0.75
     });
   }
+}
+
+type Placed = Patch & { source: number; target: number };
+
+function isPlaced(patch: Patch): patch is Placed {
+  return patch.source !== null && patch.target !== null;
 }
 
 function short(share: number): string {

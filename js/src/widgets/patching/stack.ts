@@ -49,29 +49,15 @@ export class Stack {
   }
 
   show(data: PatchingData, direction: Direction): void {
-    const { base, donor } = ends(direction);
     this.list.replaceChildren(
       ...this.patches.map((patch, i) => {
-        const from = visible(data.token(donor, patch.source) ?? '?');
-        const to = visible(data.token(base, patch.target) ?? '?');
-        const where =
-          patch.source === patch.target ? `at ${patch.target}` : `${patch.source} to ${patch.target}`;
         const remove = h(
           'button',
           { type: 'button', 'aria-label': `Remove patch ${i + 1}`, title: 'Remove' },
           '×'
         );
         remove.addEventListener('click', () => this.put(this.patches.filter((_, each) => each !== i)));
-        const text = h(
-          'span',
-          {},
-          `L${patch.layer} ${patch.site} `,
-          h('code', {}, from),
-          ' → ',
-          h('code', {}, to),
-          ` ${where}`
-        );
-        text.title = text.textContent ?? '';
+        const text = patchText(patch, data, direction);
         return h('li', {}, text, remove);
       })
     );
@@ -82,4 +68,21 @@ export class Stack {
     this.buttons.redo.disabled = !this.history.canRedo;
     this.buttons.clear.disabled = !this.patches.length;
   }
+}
+
+/** One patch in words: where, from which token to which. */
+export function patchText(patch: Patch, data: PatchingData, direction: Direction): HTMLElement {
+  const { base, donor } = ends(direction);
+  const head = patch.head === undefined ? '' : ` head ${patch.head}`;
+  const text = h('span', {}, `L${patch.layer} ${patch.site}${head} `);
+  if (patch.source === null || patch.target === null) {
+    text.append('at all positions');
+  } else {
+    const from = visible(data.token(donor, patch.source) ?? '?');
+    const to = visible(data.token(base, patch.target) ?? '?');
+    const where = patch.source === patch.target ? `at ${patch.target}` : `${patch.source} to ${patch.target}`;
+    text.append(h('code', {}, from), ' → ', h('code', {}, to), ` ${where}`);
+  }
+  text.title = text.textContent ?? '';
+  return text;
 }

@@ -16,6 +16,11 @@ export const STYLE = `
 .nbsight-patching-track i[data-mark='clean'] { background: var(--nb-bar); height: 14px; top: -3px; width: 3px; }
 .nbsight-patching-track i[data-mark='corrupted'] { background: var(--nb-second); height: 14px; top: -3px; width: 3px; }
 .nbsight-patching-track i[data-mark='patched'] { background: var(--nb-ink); border: 2px solid var(--nb-page); border-radius: 50%; height: 16px; top: -4px; width: 16px; }
+.nbsight-patching-track i[data-mark='frozen'] { border: 2px dashed var(--nb-muted); border-radius: 50%; height: 16px; top: -4px; width: 16px; }
+.nbsight-patching .nbsight-bar b[data-mark='3'] { background: none; border: 1px dashed var(--nb-ink); border-width: 0 2px 0 0; box-shadow: none; height: 19px; top: -4px; }
+.nbsight-patching .nbsight-key { flex-wrap: wrap; }
+.nbsight-patching .nbsight-key i[data-mark='3'] { background: none; border-right: 2px dashed var(--nb-ink); }
+.nbsight-patching-head { color: var(--nb-muted); display: block; font-size: 11px; line-height: 20px; text-align: center; }
 .nbsight-patching-ends { color: var(--nb-muted); display: flex; font-size: 11px; font-variant-numeric: tabular-nums; justify-content: space-between; }
 .nbsight-beside .nbsight-patching-share { color: var(--nb-ink); margin: 4px 0 12px; min-height: 18px; }
 .nbsight-beside .nbsight-patching-gauge > p:first-child { margin: 0; overflow-wrap: anywhere; }
@@ -25,4 +30,14 @@ export const STYLE = `
 .nbsight-patching-stack li > span { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .nbsight-patching-stack li button { border-color: transparent; padding: 0 6px; }
 .nbsight-patching-stack div { display: flex; gap: 6px; }
+.nbsight-patching-compare { margin-top: 10px; }
+.nbsight-patching-compare table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; margin: 6px 0 8px; width: 100%; }
+.nbsight-patching-compare :is(th, td) { background: none; border: 0; padding: 1px 0 1px 6px; text-align: right; white-space: pre; }
+.nbsight-patching-compare :is(th, td):first-child { font-family: var(--nb-mono); max-width: 84px; overflow: hidden; padding-left: 0; text-align: left; text-overflow: ellipsis; }
+.nbsight-patching-compare tr { background: none !important; }
+.nbsight-patching-compare thead th { border-bottom: 1px solid var(--nb-line); color: var(--nb-muted); font-weight: 400; }
+.nbsight-patching-compare tbody tr:first-child :is(th, td) { font-family: inherit; font-weight: 600; }
+.nbsight-patching-compare td:last-child { font-weight: 600; }
+.nbsight-patching-compare ul { color: var(--nb-muted); font-size: 12px; list-style: none; margin: 4px 0; padding: 0; }
+.nbsight-patching-compare div { display: flex; gap: 6px; }
 `;

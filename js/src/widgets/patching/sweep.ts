@@ -54,7 +54,7 @@ export class Sweep {
   }
 
   private async start(): Promise<void> {
-    const { site, direction, metric } = this.state;
+    const { site, direction, metric, position = null } = this.state;
     this.running = keyOf(this.state);
     this.draw();
     const heard = ({ result, buffers }: { result: SweepPart; buffers: DataView[] }) => {
@@ -62,7 +62,7 @@ export class Sweep {
       this.events.part(result, buffers[0]!);
       this.draw();
     };
-    const reply = await this.asked!.put<SweepPart>('sweep', { site, direction, metric }, heard);
+    const reply = await this.asked!.put<SweepPart>('sweep', { site, direction, metric, position }, heard);
     if (reply) {
       heard(reply);
       this.running = null;
@@ -80,7 +80,7 @@ export class Sweep {
     const key = keyOf(this.state);
     const known = this.data.known(this.state);
     const part = this.parts.get(key);
-    const runs = this.data.runs();
+    const runs = this.data.runs(this.state);
     const isRunning = this.running !== null;
     this.button.hidden = !isRunning && (known?.complete ?? false);
     this.button.disabled = !this.data.aligned;

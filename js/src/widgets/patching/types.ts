@@ -11,8 +11,17 @@ export type Place = [layer: number, position: number];
 export interface Patch {
   layer: number;
   site: string;
-  source: number;
-  target: number;
+  /** null: all positions */
+  source: number | null;
+  target: number | null;
+  /** at z, which head; all where it is missing */
+  head?: number;
+}
+
+/** Another run to compare with: what is patched there, and which way. */
+export interface Frozen {
+  patches: Patch[];
+  direction: Direction;
 }
 
 /** What one patched run gave. */
@@ -27,6 +36,8 @@ export interface Patched extends Tops {
   share: number | null;
   badges: string[];
   code: string;
+  /** the frozen run, measured in the same way */
+  frozen?: Frozen & { value: number | null; share: number | null; badges: string[] };
 }
 
 export interface Table {
@@ -44,6 +55,10 @@ export interface PatchingHeader extends Header {
   clean: { prompt: string; tokens: string[] };
   corrupted: { prompt: string; tokens: string[] };
   layers: number[];
+  heads: number;
+  /** the clean prompts of all pairs, and which is on show */
+  pairs: string[];
+  pair: number;
   sites: string[];
   metrics: string[];
   /** metrics as their results call them */
@@ -66,8 +81,12 @@ export interface State {
   site: string;
   direction: Direction;
   metric: string;
+  /** by head: at which position; null for all at once */
+  position: number | null;
   patches: Patch[];
+  frozen: Frozen | null;
   cone: boolean;
+  pair: number;
 }
 
 /** What a sweep tells while it runs and when it ends. */

@@ -4,16 +4,18 @@ import { Choice, Switch, Toggle } from '../../shared/controls';
 import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
 import type { Cell } from '../../shared/heatmap';
-import { heatmapSvg } from '../../shared/heatmapsvg';
 import { Legend } from '../../shared/legend';
 import type { Host, View } from '../../shared/mount';
 import { Prompts } from '../../shared/prompts';
 import { SITES } from '../../shared/sites';
 import { BESIDE } from '../../shared/style';
+import { shorten } from '../../shared/svg';
 import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Answer } from './answer';
-import { ends, METRICS, PatchingData } from './data';
+import { Compare } from './compare';
+import { pictureOf, rowsOf } from './copies';
+import { ends, isByHead, METRICS, PatchingData } from './data';
 import { Plane } from './plane';
 import { Stack } from './stack';
 import { STYLE } from './style';
@@ -28,11 +30,15 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   private readonly plane: Plane;
   private readonly answer = new Answer();
   private readonly stack: Stack;
+  private readonly compare: Compare;
   private readonly sweep: Sweep;
   private readonly prompts: Prompts;
   private readonly link: Link;
   private readonly patching: LastAsked | null;
+  private readonly choosing: LastAsked | null;
   private readonly site: Choice<string>;
+  private readonly position: Choice<string>;
+  private readonly pair: Choice<string>;
   private readonly metric: Choice<string>;
   private readonly direction: Switch<Direction>;
   private readonly cone: Toggle;
@@ -53,13 +59,19 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     this.patched = header.shown ?? null;
     this.plane = new Plane(this.data, state, false, {
       point: (cell, keyboard) => this.point(cell, keyboard),
-      patch: ([layer, position], add) =>
-        this.put({ layer, site: this.state.site, source: position, target: position }, add),
+      patch: (cell, add) => this.put(this.patchAt(cell), add),
       carry: (source, layer, target, add) =>
         this.put({ layer: layer ?? this.plane.map.active[0], site: this.state.site, source, target }, add)
     });
     this.stack = new Stack(state.patches, patches => this.run(patches));
+    this.compare = new Compare({
+      freeze: () => this.freeze(),
+      swap: () => this.swap(),
+      release: () => this.release()
+    });
     this.site = new Choice('Site', [], site => this.set({ site }));
+    this.position = new Choice('At', [], at => this.set({ position: at === '' ? null : Number(at) }));
+    this.pair = new Choice('Pair', [], pair => void this.choosing?.put('pair', { pair: Number(pair) }));
     this.metric = new Choice('Metric', [], metric => this.set({ metric }));
     this.direction = new Switch<Direction>(
       'Direction',
@@ -80,18 +92,24 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
           this.frame.stage(stage, error, () => this.run(this.stack.patches))
         )
       : null;
+    this.choosing = host.ask
+      ? new LastAsked(host.ask, (stage, error) => this.frame.stage(stage, error))
+      : null;
     this.sweep = new Sweep(host.ask, {
       part: (part, bytes) => this.learn(part, bytes),
       failed: (error, retry) => this.frame.stage('failed', error, retry)
     });
     this.prompts = new Prompts(host.ask, ['clean', 'corrupted'], this.frame);
     this.link = new Link(this.about(), linked =>
-      this.plane.map.link(linked?.layer == null ? [] : [linked.layer], linked?.positions ?? [])
+      this.plane.map.link(
+        linked?.layer == null ? [] : [linked.layer],
+        isByHead(this.state) ? (linked?.head == null ? [] : [linked.head]) : (linked?.positions ?? [])
+      )
     );
     this.lay();
     this.show();
     this.frame.start();
-    if (state.patches.length && !this.patched && this.patching) {
+    if ((state.patches.length || state.frozen) && !this.patched && this.patching) {
       void this.ask(state.patches);
     }
   }
@@ -116,14 +134,16 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   configure(state: State): void {
     const patches = JSON.stringify(state.patches);
     const isOther = patches !== JSON.stringify(this.state.patches);
-    const measures = state.metric !== this.state.metric || state.direction !== this.state.direction;
+    const isFrozenOther = JSON.stringify(state.frozen) !== JSON.stringify(this.state.frozen);
+    const measures =
+      state.metric !== this.state.metric || state.direction !== this.state.direction || isFrozenOther;
     this.state = state;
     if (isOther && patches !== JSON.stringify(this.stack.patches)) {
       this.stack.put(state.patches);
       return;
     }
     this.show();
-    if (measures && state.patches.length) {
+    if (measures && (state.patches.length || isFrozenOther)) {
       void this.ask(state.patches);
     }
   }
@@ -134,6 +154,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
 
   destroy(): void {
     this.patching?.stop();
+    this.choosing?.stop();
     this.sweep.leave();
     this.prompts.leave();
     this.link.close();
@@ -143,10 +164,40 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   // --- patches -----------------------------------------------------------------------------------
 
   private put(patch: Patch, add: boolean): void {
-    this.selection = [patch.layer, patch.target];
+    this.selection = [patch.layer, patch.head ?? patch.target ?? 0];
     this.plane.map.select(this.selection);
     this.host.select(this.selection);
     this.stack.put(add ? [...this.stack.patches.filter(each => !samePlace(each, patch)), patch] : [patch]);
+  }
+
+  /** What a click on a cell of the map patches. */
+  private patchAt([layer, column]: Cell): Patch {
+    const { site, position } = this.state;
+    return isByHead(this.state)
+      ? { layer, site: 'z', source: position, target: position, head: column }
+      : { layer, site, source: column, target: column };
+  }
+
+  // --- two runs ------------------------------------------------------------------------------------
+
+  private freeze(): void {
+    const { direction } = this.state;
+    this.set({ frozen: { patches: [...this.stack.patches], direction } });
+    void this.ask(this.stack.patches);
+  }
+
+  private release(): void {
+    this.set({ frozen: null });
+    void this.ask(this.stack.patches);
+  }
+
+  private swap(): void {
+    const { frozen, direction } = this.state;
+    if (frozen) {
+      const now = { patches: [...this.stack.patches], direction };
+      this.set({ frozen: now, direction: frozen.direction });
+      this.stack.put(frozen.patches);
+    }
   }
 
   private run(patches: readonly Patch[]): void {
@@ -155,7 +206,8 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   }
 
   private async ask(patches: readonly Patch[]): Promise<void> {
-    if (!patches.length) {
+    const { frozen = null } = this.state;
+    if (!patches.length && !frozen) {
       this.patching?.stop();
       this.patched = null;
       this.drawAnswer();
@@ -166,7 +218,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       return;
     }
     const { direction, metric } = this.state;
-    const reply = await this.patching.put<Patched>('patch', { patches, direction, metric });
+    const reply = await this.patching.put<Patched>('patch', { patches, direction, metric, frozen });
     if (reply) {
       this.patched = reply.result;
       this.drawAnswer();
@@ -191,7 +243,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       this.stack.put([]);
     }
     this.show();
-    if (change.metric && this.state.patches.length) {
+    if (change.metric && (this.state.patches.length || this.state.frozen)) {
       void this.ask(this.state.patches);
     }
   }
@@ -199,7 +251,14 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   // --- drawing -------------------------------------------------------------------------------------
 
   private lay(): void {
-    const controls = [this.site.node, this.direction.node, this.metric.node, this.cone.node];
+    const controls = [
+      this.pair.node,
+      this.site.node,
+      this.position.node,
+      this.direction.node,
+      this.metric.node,
+      this.cone.node
+    ];
     const asking = this.host.ask ? [this.prompts.button, this.sweep.node] : [];
     const plane = [this.notes, this.plane.map.node, this.legend.node, this.frame.readout];
     this.frame.lay(
@@ -207,7 +266,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       [...controls, ...asking],
       [
         h('div', { class: 'nbsight-plane' }, ...plane),
-        h('aside', { class: 'nbsight-beside' }, this.answer.node, this.stack.node)
+        h('aside', { class: 'nbsight-beside' }, this.answer.node, this.stack.node, this.compare.node)
       ]
     );
     this.frame.controls.after(this.prompts.node);
@@ -221,6 +280,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     this.site.offer(header.sites.map(site => [site, `${site} · ${SITES[site] ?? ''}`]));
     this.metric.offer(header.metrics.map(metric => [metric, METRICS[metric] ?? metric]));
     this.site.show(this.state.site);
+    this.showPlaces();
     this.metric.show(this.state.metric);
     this.direction.show(this.state.direction);
     this.cone.show(this.state.cone);
@@ -233,6 +293,24 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     this.drawLegend();
     this.drawAnswer();
     this.frame.refresh();
+  }
+
+  /** Which position heads are patched at, and which pair of prompts is on show. */
+  private showPlaces(): void {
+    const { header } = this.data;
+    const { tokens } = header[ends(this.state.direction).base];
+    this.position.node.hidden = !isByHead(this.state);
+    this.position.offer([
+      ['', 'all positions'],
+      ...tokens.map((token, i) => [String(i), `${i} ${visible(token)}`] as const)
+    ]);
+    this.position.show(this.state.position == null ? '' : String(this.state.position));
+    const pairs = header.pairs ?? [];
+    this.pair.node.hidden = pairs.length < 2 || !this.host.ask;
+    this.pair.offer(
+      pairs.map((text, i) => [String(i), `${i + 1} of ${pairs.length} · ${shorten(text, 34)}`])
+    );
+    this.pair.show(String(header.pair ?? 0));
   }
 
   private drawNotes(): void {
@@ -259,9 +337,11 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   private drawAnswer(): void {
     const [clean = null, corrupted = null] = this.data.header.ends[this.state.metric] ?? [];
     const name = this.data.header.names[this.state.metric] ?? this.state.metric;
-    const isOfState =
-      this.patched && this.patched.metric === this.state.metric && this.state.patches.length > 0;
-    this.answer.show(isOfState ? this.patched : null, this.data.header.tops, { name, clean, corrupted });
+    const { patches, frozen = null } = this.state;
+    const isOfState = this.patched?.metric === this.state.metric && (patches.length > 0 || frozen !== null);
+    const patched = isOfState ? this.patched : null;
+    this.answer.show(patched, this.data.header.tops, { name, clean, corrupted });
+    this.compare.show(this.data, frozen, patched, patches.length > 0 && this.patching !== null);
   }
 
   private point(cell: Cell | null, keyboard: boolean): void {
@@ -270,13 +350,15 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       this.frame.say();
       return;
     }
-    this.link.say({ layer: cell[0], position: cell[1] });
+    const byHead = isByHead(this.state);
+    this.link.say(byHead ? { layer: cell[0], head: cell[1] } : { layer: cell[0], position: cell[1] });
     const said = this.plane.say(cell);
     const value = this.data.value(this.state, cell);
     const name = METRICS[this.state.metric] ?? this.state.metric;
-    const early = this.data.isBefore(cell[1])
-      ? ' The prompts are the same up to here: no patch can change anything.'
-      : '';
+    const early =
+      !byHead && this.data.isBefore(cell[1])
+        ? ' The prompts are the same up to here: no patch can change anything.'
+        : '';
     this.frame.say(said, Number.isFinite(value) ? ` (${name} ${number(value)}).` : '.', early);
     if (keyboard) {
       this.frame.announce(said);
@@ -293,30 +375,12 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   // --- for the frame -------------------------------------------------------------------------------
 
   code(): string {
-    return this.patched && this.state.patches.length ? this.patched.code : this.data.code(this.state);
+    const isRun = this.state.patches.length > 0 || Boolean(this.state.frozen);
+    return this.patched && isRun ? this.patched.code : this.data.code(this.state);
   }
 
   rows(): Value[][] {
-    const { base } = ends(this.state.direction);
-    const table: Value[][] = [['site', 'layer', 'position', 'token', 'value', 'share']];
-    for (let layer = this.data.nLayers - 1; layer >= 0; layer--) {
-      for (let position = 0; position < this.data.nColumns; position++) {
-        const [value, share] = [
-          this.data.value(this.state, [layer, position]),
-          this.data.share(this.state, [layer, position])
-        ];
-        const known = (one: number) => (Number.isFinite(one) ? one : null);
-        table.push([
-          this.state.site,
-          this.data.header.layers[layer]!,
-          position,
-          this.data.token(base, position) ?? '',
-          known(value),
-          known(share)
-        ]);
-      }
-    }
-    return table;
+    return rowsOf(this.data, this.state);
   }
 
   table(): HTMLElement {
@@ -326,14 +390,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   }
 
   picture(): string {
-    const limit = number(this.data.limit(this.state), 2);
-    const { base } = ends(this.state.direction);
-    const tokens = this.data.header[base].tokens.map(visible);
-    const meaning = `share of the ${METRICS[this.state.metric] ?? this.state.metric} recovered`;
-    return heatmapSvg(this.plane.spec(), tokens, {
-      title: `Patching ${this.state.site} (${this.state.direction}) · ${this.data.header.model}`,
-      scale: { low: `−${limit}`, high: limit, meaning, signed: true }
-    });
+    return pictureOf(this.data, this.state, this.plane.spec());
   }
 
   recolour(dark: boolean): void {
@@ -352,6 +409,8 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       this.stack.undo();
     } else if (isCommand && (event.key.toLowerCase() === 'y' || event.key.toLowerCase() === 'z')) {
       this.stack.redo();
+    } else if (!isCommand && !event.altKey && event.key === 'f' && (this.state.frozen || this.patched)) {
+      this.state.frozen ? this.release() : this.freeze();
     } else if (event.key === 'Escape' && this.stack.patches.length) {
       this.stack.put([]);
     } else {
@@ -362,5 +421,5 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
 }
 
 function samePlace(a: Patch, b: Patch): boolean {
-  return a.layer === b.layer && a.site === b.site && a.target === b.target;
+  return a.layer === b.layer && a.site === b.site && a.target === b.target && a.head === b.head;
 }
