@@ -162,9 +162,6 @@ class Session:
                 self._send({"op": "bye"})
                 self._is_open = False
                 self._pace.stop()
-                for timer in self._later.values():
-                    timer.cancel()
-                self._later.clear()
                 for widget in self.opened.values():
                     close(widget)
                 self.opened.clear()
