@@ -21,11 +21,15 @@ from tests.tutorials.conftest import Plain
 
 TUTORIALS = list(blocks.NOTEBOOKS)
 """Those that hold the tutorials' code."""
-NAMES = [*TUTORIALS, "07_paused_run", "08_patching"]
+NAMES = [*TUTORIALS, "07_paused_run", "08_patching", "09_gallery"]
 PNG = b"\x89PNG\r\n"
 
 # Values that are read out of the kernel after a notebook has run.
 ASKED = {
+    "09_gallery": """[
+        pair.contrast(0, 1)[:, -1].tolist(), hidden.norm(dim=-1)[0].tolist(),
+        norms.of('resid_post')[8].tolist(),
+    ]""",
     "02_activation_patching": "[results.tolist(), restored.tolist()]",
     "03_sharing_activations": "chances.tolist()",
     "08_patching": """[table.tolist() for table in (
@@ -528,3 +532,37 @@ def test_notebook_8_finds_the_fact_and_the_way_it_takes(ran: Ran, demo: Plain) -
     plain, silent = (numbers(line)[-1] for line in result.solutions[1].splitlines()[1:3])
     assert plain > 4
     assert silent < -4
+
+
+@torch.no_grad()
+def test_notebook_9_shows_every_view_and_says_what_is_in_it(ran: Ran, demo: Plain) -> None:
+    result = ran("09_gallery")
+    clean = "The capital of France is"
+    states, _ = demo.run(clean)
+    paris, rome = (demo.tokenizer(text)["input_ids"][0] for text in (" Paris", " Rome"))
+    decoded = [demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1] for state in states]
+    gaps = [float(layer[paris] - layer[rome]) for layer in decoded]
+    shown, sizes, norms = result.values
+    assert shown == pytest.approx(gaps, abs=1e-2)
+    assert numbers(result.text("difference")) == pytest.approx(gaps, abs=0.06)
+    assert min(gaps) > 2  # blue all the way up
+    assert sizes == pytest.approx(norms, rel=1e-4)
+    assert sizes == pytest.approx(states[8][0].norm(dim=-1).tolist(), rel=1e-4)
+    assert re.search(r"layer 8, position 4: '·Washington' .*'·Paris'", result.text("parts"))
+    assert result.text("jobs") == "[('patching', 'done', 60)]"
+    assert result.text("copies").startswith("False layer,position")
+    live = [
+        cell.id
+        for cell in result.notebook.cells
+        for output in cell.get("outputs", [])
+        if running.LIVE_WIDGET in output.get("data", {})
+    ]
+    assert live == ["lens", "contrast", "norms", "inspector", "patching", "stepper"]
+    prompt = "The capital of Italy is"
+    italy = demo.run(prompt)[0]
+    france, other = (demo.tokenizer(text)["input_ids"][0] for text in (" France", " Italy"))
+    apart = [
+        abs(float(layer[france] - layer[other]))
+        for layer in (demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1] for state in italy)
+    ]
+    assert int(result.solutions[0]) == apart.index(max(apart))

@@ -343,8 +343,12 @@ export class Heatmap {
         label.dataset.column = String(column);
         label.style.left = `${this.left(column)}px`;
         label.style.width = `${this.width - 1}px`;
-        wanted.push(label);
+        wanted.push(label.matches('button') ? headerOf(label) : label);
       }
+      node.setAttribute(
+        'role',
+        wanted.some(each => each.getAttribute('role') === 'columnheader') ? 'row' : 'presentation'
+      );
       const corner = h(
         'div',
         { class: 'nbsight-heat-corner' },
@@ -410,4 +414,13 @@ function mark(kind: string): HTMLElement {
     'aria-hidden': kind === 'active' ? null : 'true',
     hidden: true
   });
+}
+
+/** What may be pressed stands in a grid within a header of its column. */
+function headerOf(label: HTMLElement): HTMLElement {
+  const held = label.parentElement;
+  if (held?.getAttribute('role') === 'columnheader') {
+    return held;
+  }
+  return h('span', { role: 'columnheader' }, label);
 }

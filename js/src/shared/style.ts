@@ -60,7 +60,7 @@ export const STYLE = `
   background: none; border: 1px solid var(--nb-line); border-radius: 4px; color: var(--nb-ink); font: inherit; font-size: 12px;
   line-height: 18px; padding: 1px 9px;
 }
-.nbsight button, .nbsight select { cursor: pointer; }
+.nbsight button, .nbsight select { cursor: pointer; min-height: 24px; }
 .nbsight select { background: var(--nb-page); padding: 2px 4px; }
 .nbsight button:hover:not(:disabled) { background: var(--nb-hover); }
 .nbsight button:disabled { cursor: default; opacity: 0.45; }
@@ -137,7 +137,8 @@ export const STYLE = `
 .nbsight-heat-strip { background: var(--nb-page); left: 0; position: sticky; z-index: 4; }
 .nbsight-heat-strip[data-at='head'] { top: 0; }
 .nbsight-heat-strip[data-at='foot'] { bottom: 0; }
-.nbsight-heat-strip > * { position: absolute; top: 0; }
+.nbsight-heat-strip > *, .nbsight-heat-strip > [role='columnheader'] > * { position: absolute; top: 0; }
+.nbsight-heat-strip > [role='columnheader'] { display: contents; }
 .nbsight-heat-corner { align-items: center; background: var(--nb-page); color: var(--nb-muted); display: flex; font-size: 11px; height: 100%; justify-content: flex-end; left: 0; padding-right: 9px; position: sticky !important; width: var(--nb-label); z-index: 5; }
 .nbsight-heat-token {
   color: var(--nb-ink); font-family: var(--nb-mono); font-size: 12px; line-height: 18px; overflow: hidden; padding: 0 3px; text-align: center;
@@ -153,7 +154,7 @@ export const STYLE = `
 .nbsight svg.nbsight-over { inset: 0; overflow: visible; pointer-events: none; position: absolute; z-index: 6; }
 
 .nbsight-bars { list-style: none; margin: 0 0 8px; padding: 0; }
-.nbsight-bars li { align-items: center; display: grid; gap: 8px; grid-template-columns: minmax(48px, 92px) minmax(40px, 1fr) 46px; height: 21px; margin: 0; }
+.nbsight-bars li { align-items: center; display: grid; gap: 8px; grid-template-columns: minmax(48px, 92px) minmax(40px, 1fr) 46px; height: 24px; margin: 0; }
 .nbsight-bars li > :first-child { font-family: var(--nb-mono); font-size: 12px; overflow: hidden; text-align: right; text-overflow: ellipsis; white-space: pre; }
 .nbsight-bars li > :last-child { font-size: 12px; font-variant-numeric: tabular-nums; text-align: right; }
 .nbsight-bar { background: var(--nb-hover); border-radius: 2px; display: block; height: 11px; position: relative; }

@@ -73,7 +73,7 @@ export function drawModels(body: HTMLElement, cards: ModelCard[], actions: Actio
       const check = h('button', { type: 'button', class: 'jp-nbsight-chip jp-nbsight-verify' });
       check.addEventListener('click', () => act(actions, 'verify', { model: card.id }));
       return h(
-        'article',
+        'div',
         { class: 'jp-nbsight-card', role: 'listitem', 'aria-label': card.expression ?? card.label },
         title,
         h('div', { class: 'jp-nbsight-sizes' }),

@@ -73,7 +73,7 @@ export class SidebarView {
     this.live = h('p', { class: 'jp-nbsight-said', role: 'status' });
     this.head = h(
       'header',
-      { class: 'jp-nbsight-head' },
+      { class: 'jp-nbsight-head', role: 'group' },
       h('span', { class: 'jp-nbsight-dot', 'aria-hidden': 'true' }),
       this.notebook
     );

@@ -61,7 +61,7 @@ export class InspectorView implements View<InspectorHeader, State, Place>, Frame
     this.zoom = {
       in: button('+', 'Closer, about the chosen place (key +)', () => this.look(true)),
       out: button('−', 'Farther (key −)', () => this.look(false)),
-      all: button('All', 'The whole plane (key 0)', () => this.fetch(this.whole()))
+      all: button('All', 'All: the whole plane (key 0)', () => this.fetch(this.whole()))
     };
     for (const node of Object.values(this.zoom)) {
       node.setAttribute('aria-label', node.title);

@@ -48,8 +48,8 @@ export const STYLE = `
 .nbsight-lens-pins i { display: inline-block; height: 0; margin-right: 6px; vertical-align: 4px; width: 16px; }
 .nbsight-lens-contrast { align-items: center; color: var(--nb-muted); display: flex; flex-wrap: wrap; font-size: 12px; gap: 6px; margin: 0 0 10px; }
 .nbsight-lens-contrast input { font-family: var(--nb-mono) !important; width: 118px; }
-.nbsight button.nbsight-lens-side { display: none; font-family: var(--nb-mono); font-size: 11px; line-height: 14px; padding: 0 5px; }
-.nbsight-lens-detail[data-contrast] li { grid-template-columns: minmax(48px, 84px) minmax(30px, 1fr) 20px 20px 46px; gap: 4px; }
+.nbsight button.nbsight-lens-side { display: none; font-family: var(--nb-mono); font-size: 11px; line-height: 14px; min-width: 24px; padding: 0; }
+.nbsight-lens-detail[data-contrast] li { grid-template-columns: minmax(48px, 84px) minmax(24px, 1fr) 24px 24px 42px; gap: 3px; }
 .nbsight .nbsight-lens-detail[data-contrast] button.nbsight-lens-side { display: block; }
 .nbsight button.nbsight-lens-inspect { margin: 2px 0 8px; }
 .nbsight-lens-check { color: var(--nb-muted); font-size: 12px; }
