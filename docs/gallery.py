@@ -275,6 +275,66 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Generation and steering",
+        (
+            Mistake(
+                "A stream that does not say when it ends",
+                """
+                for token in model.generate(prompt, stream=True):
+                    print(token)
+                """,
+                "for token in model.generate(prompt, stream=True):",
+            ),
+            Mistake(
+                "Probabilities of a beam search",
+                "model.generate(prompt, 3, num_beams=2)",
+                "model.generate(prompt, 3, num_beams=2)",
+            ),
+            Mistake(
+                "A direction of another width",
+                """
+                with model.steer(torch.ones(768), layer=6):
+                    result = model.generate(prompt, 3)
+                """,
+                "with model.steer(torch.ones(768), layer=6):",
+            ),
+            Mistake(
+                "A direction at a layer that is not there",
+                """
+                with model.steer(torch.ones(64), layer=12):
+                    result = model.generate(prompt, 3)
+                """,
+                "with model.steer(torch.ones(64), layer=12):",
+            ),
+            Mistake(
+                "A direction that the model's dtype cannot hold",
+                """
+                with model.steer(torch.ones(64), layer=6, strength=1e39):
+                    result = model.generate(prompt, 3)
+                """,
+                "with model.steer(torch.ones(64), layer=6, strength=1e39):",
+            ),
+            Mistake(
+                "A position that the prompt does not have",
+                """
+                with model.steer(torch.ones(64), layer=6, positions=12):
+                    result = model.generate(prompt, 3)
+                """,
+                "result = model.generate(prompt, 3)",
+            ),
+            Mistake(
+                "Logits of another prompt",
+                """
+                from nbsight.analysis.distributions import log_probs
+                with model.trace("The cat sat on the"):
+                    logits = model.output.logits
+                log_probs(model, "The cat sat", logits)
+                """,
+                'log_probs(model, "The cat sat", logits)',
+            ),
+        ),
+    ),
+    Section(
         "Prompts",
         (
             Mistake(

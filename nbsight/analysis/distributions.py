@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from nbsight.display.numbers import plural
 from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.prompts import Said, is_several, read_prompts
@@ -170,8 +171,9 @@ def _rows(model: LanguageModel, prompt: Any, logits: Any, options: dict[str, Any
     if len(found) != len(lengths) or found.shape[1] != asked.width:
         shape, wanted = tuple(found.shape[:2]), (len(lengths), asked.width)
         raise InputError(
-            f"the logits have {shape[0]} rows of {shape[1]} positions, and this prompt has {wanted[0]} of "
-            f"{wanted[1]}. Give all logits of a trace of this very prompt: `model.output.logits`, not cut."
+            f"the logits are {plural(shape[0], 'row')} of {plural(shape[1], 'position')}, and this prompt is "
+            f"{plural(wanted[0], 'row')} of {wanted[1]}. Give all logits of a trace of this very prompt: "
+            "`model.output.logits`, not cut."
         )
     return asked, [found[row, columns] for row, columns in enumerate(asked.columns)]
 

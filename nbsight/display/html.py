@@ -27,7 +27,7 @@ STYLE = (
     "font-variant-numeric:tabular-nums}"
     ".nbsight-result th,.nbsight-result td{padding:2px 8px;text-align:right;background:none;"
     "border:0;border-bottom:1px solid rgba(128,128,128,.22);white-space:pre}"
-    ".nbsight-result .left{text-align:left}"
+    ".nbsight-result table tr .left{text-align:left}"
     ".nbsight-result th{font-weight:600;opacity:.75}"
 )
 

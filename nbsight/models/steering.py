@@ -159,10 +159,10 @@ class Steering(Edit):
         largest = float(self.vector.detach().abs().max()) * abs(strength)
         if not largest <= torch.finfo(dtype).max:
             most = torch.finfo(dtype).max
+            wider = ", or load the model with `dtype=torch.float32`" if dtype is not torch.float32 else ""
             raise InputError(
                 f"the model computes in {_short(dtype)}, which holds numbers up to {most:.3g}; {strength:g} "
-                f"times this vector has one of {largest:.3g}. Give a smaller strength, or load the model "
-                "with `dtype=torch.float32`."
+                f"times this vector has one of {largest:.3g}. Give a smaller strength{wider}."
             )
         self.values["strength"] = float(strength)
 

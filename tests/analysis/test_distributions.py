@@ -147,7 +147,7 @@ def test_ids_and_a_model_without_a_tokenizer():
 def test_logits_of_another_prompt_are_refused(model):
     with model.trace(PROMPTS[0]):
         logits = model.output.logits
-    with pytest.raises(InputError, match=r"1 rows of .* positions, and this prompt has 1 of 6"):
+    with pytest.raises(InputError, match=r"1 row of .* positions, and this prompt is 1 row of 6"):
         log_probs(model, PROMPTS[1], logits)
     with pytest.raises(InputError, match="not cut"):
         entropy(model, PROMPTS[0], logits[:, -1:])

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+import nbsight
 from nbsight import LanguageModel
 from nbsight.errors import InputError, NbsightWarning
 from nbsight.results.generation import Generated, Generations
@@ -216,6 +217,23 @@ def test_the_model_can_be_used_between_two_tokens(model):
         found.append(token.id)
         assert model.generate(PARIS, 1).text == " Paris"
     assert found == whole
+
+
+def test_it_writes_in_the_block_of_a_trace_too(model):
+    with model.trace(LILY):
+        early = model.layers[2].resid_post
+        inside = model.generate(PARIS, 3)
+        late = model.layers[8].resid_post
+    with model.trace(LILY):
+        wanted = [model.layers[2].resid_post, model.layers[8].resid_post]
+    assert inside.text == " Paris."
+    assert torch.equal(early, wanted[0])
+    assert torch.equal(late, wanted[1])
+
+
+def test_a_model_of_any_task_writes_as_well(model):
+    other = nbsight.TransformersModel(model._model, tokenizer=model.tokenizer, task="text-generation")
+    assert other.generate(LILY, 4).ids.tolist() == model.generate(LILY, 4).ids.tolist()
 
 
 def test_two_streams_go_on_side_by_side(model):

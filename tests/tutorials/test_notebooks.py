@@ -21,7 +21,7 @@ from tests.tutorials.conftest import Plain
 
 TUTORIALS = list(blocks.NOTEBOOKS)
 """Those that hold the tutorials' code."""
-NAMES = [*TUTORIALS, "07_paused_run", "08_patching", "09_gallery"]
+NAMES = [*TUTORIALS, "07_paused_run", "08_patching", "09_gallery", "10_steering_and_generation"]
 PNG = b"\x89PNG\r\n"
 
 # Values that are read out of the kernel after a notebook has run.
@@ -36,6 +36,10 @@ ASKED = {
         result.values, result.recovered, many.mean(), parts.mean()[:2], who.mean()[0], parts.head_recovered[0]
     )]""",
     "07_paused_run": "[early.tolist(), late.tolist(), model.to_string(edited[0, -1].topk(3).indices)]",
+    "10_steering_and_generation": """[
+        result.probs.tolist(), pair.kl.tolist(), pair.unsteered_probs.tolist(), moved.values.tolist(),
+        steered, controls,
+    ]""",
     "05_steering": "[steered.tolist(), controls.tolist(), [write_on(strength) for strength in (-3, 0, 3)]]",
 }
 
@@ -566,3 +570,52 @@ def test_notebook_9_shows_every_view_and_says_what_is_in_it(ran: Ran, demo: Plai
         for layer in (demo.model.lm_head(demo.model.transformer.ln_f(state))[0, -1] for state in italy)
     ]
     assert int(result.solutions[0]) == apart.index(max(apart))
+
+
+def test_notebook_10_says_what_hooks_say_and_how_far_each_word_was_moved(ran: Ran, demo: Plain) -> None:
+    result = ran("10_steering_and_generation")
+    probs, apart, unsteered, moved, steered, controls = result.values
+    love, hate = (
+        demo.run(text)[0][6]
+        for text in ("I love this movie, it's wonderful", "I hate this movie, it's terrible")
+    )
+    push = 4 * (love.mean(dim=1) - hate.mean(dim=1))
+    start = len(demo.tokenizer("This restaurant is")["input_ids"])
+
+    def both(text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities after each position of a text, pushed and plain."""
+        found = [demo.run(text, edit=(6, lambda state: state + push)), demo.run(text)]
+        return found[0][1][0].log_softmax(-1), found[1][1][0].log_softmax(-1)
+
+    # The plain text, and the one that the push writes.
+    _, plain = both("This restaurant is bad.")
+    ids = demo.tokenizer("This restaurant is bad.<|endoftext|>")["input_ids"]
+    own = plain[start - 1 :].gather(1, torch.tensor(ids[start:])[:, None]).exp().flatten()
+    assert probs == pytest.approx(own.tolist(), abs=1e-4)
+    text = "This restaurant is excellent and I like it."
+    pushed, plain = both(text)
+    ids = demo.tokenizer(text + "<|endoftext|>")["input_ids"]
+    wanted = (pushed.exp() * (pushed - plain)).sum(-1)[start - 1 :]
+    assert apart == pytest.approx(wanted.tolist(), abs=1e-3)
+    chosen = plain[start - 1 :].gather(1, torch.tensor(ids[start:])[:, None]).exp().flatten()
+    assert unsteered == pytest.approx(chosen.tolist(), abs=1e-3)
+    pushed, plain = both("This restaurant is good and I like it.")
+    assert moved == pytest.approx((plain.exp() * (plain - pushed)).sum(-1).tolist(), abs=1e-3)
+    # What the text says.
+    assert 0.20 < probs[0] < 0.23
+    assert 14 < numbers(result.text("numbers"))[1] < 16
+    assert result.text("stream") == " bad.<|endoftext|>\n3 tokens, unfinished\n"
+    assert sorted(range(len(apart)), key=apart.__getitem__)[-2:] == [0, 2]
+    assert unsteered[0] < 0.04
+    assert sorted(range(len(moved)), key=moved.__getitem__)[-2:] == [2, 4]
+    assert max(value for at, value in enumerate(moved) if at not in (2, 4)) < 0.2
+    assert max(steered[:5]) < 2.8 < 100 < steered[5]
+    assert steered[7] < steered[6] < steered[5]
+    assert all(max(control[:5]) < 2.8 for control in controls)
+    assert sum(max(control) > 20 for control in controls) == 4
+    texts = re.findall(r"^[+-]\d  ' (\w+)", result.text("steer"), re.MULTILINE)
+    assert [word in GOOD for word in texts] == [False, False, True, True]
+    assert result.solutions[0].splitlines()[1:3] == ["on:   excellent and I like it.", "off:  bad."]
+    assert result.solutions[0].splitlines()[-1] == "[]"
+    shown = [output for output in result.cell("live").outputs if "text/html" in output.get("data", {})]
+    assert "after &#x27;This movie is&#x27;" in shown[-1].data["text/html"]
