@@ -53,7 +53,7 @@ def find_place(root: Any, mlp: str | None, label: str, name: str) -> Place | str
     experts = module.get_submodule(f"{mlp}.experts")
     if isinstance(experts, nn.ModuleList):
         return (
-            "in this release of transformers the choice is made in the forward of the MLP itself, and no module "
+            "in this release of transformers the choice is made in the MLP's own forward, and no module "
             f"gets it. Read `{label.rpartition('.')[0]}.router`, or one expert: `{mlp}.experts[0].output`"
         )
     if name == "expert_out":

@@ -220,7 +220,7 @@ class _Layer:
         if self.got["scores"].ndim != 4:
             self._note(("scores",), float("inf"), "scores are (batch, head, query position, key position)")
             return
-        q, k = (self.got[name].transpose(1, 2) for name in names)
+        q, k = (self._scored(name).transpose(1, 2) for name in names)
         product = q @ _repeated(k, q.shape[1]).transpose(-1, -2)
         scores = self.got["scores"]
         is_turned = not turned and self.layout.architecture.is_rotary(self.layout.config)
@@ -238,6 +238,11 @@ class _Layer:
         at = " at its own position" if is_turned else ""
         claim = f"scores = {scale:.3g} {names[0]} · {names[1]} + mask{capped}{at}"
         self._note(("scores", *names), error, claim)
+
+    def _scored(self, name: str) -> torch.Tensor:
+        """Queries or keys as the scores see them: after a norm of theirs, where nothing later is known."""
+        found = self._as_heads(f"{name} norm", self.got[name]) if self._has(f"{name} norm") else None
+        return self.got[name] if found is None else found
 
     def _check_pattern(self) -> None:
         if not self._has("pattern", "v", "z"):

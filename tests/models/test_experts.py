@@ -236,7 +236,7 @@ def test_what_experts_add_is_seen_after_an_edit_of_their_weights(case):
 
 
 def test_invokes_have_their_own_choices(case):
-    module, model, mlp = case
+    _, model, mlp = case
     has_choice = not isinstance(mlp.experts, nn.ModuleList)
     names = ("router", "expert_weights", "expert_out") if has_choice else ("router",)
     alone = {}
@@ -267,7 +267,7 @@ def test_invokes_have_their_own_choices(case):
 
 
 def test_gradients_reach_the_routers_scores(case):
-    module, model, mlp = case
+    _, model, _ = case
     with model.trace(IDS, grad=True):
         scores = model.layers[1].mlp.router
         with model.logits[:, -1, 5].sum().backward():
