@@ -22,7 +22,7 @@ BEGIN, END = "<!-- table: python -m docs.names -->", "<!-- end of the table -->"
 COLUMNS = ("embed", "attn_out", "resid_mid", "mlp_out", "z")
 
 ATTENTION_PAGE = Path(__file__).with_name("attention.md")
-INSIDE = ("q", "k", "v", "gate", "pre", "post")
+INSIDE = ("q", "k", "v", "gate", "pre", "post", "router")
 
 
 def main() -> None:
@@ -66,8 +66,8 @@ def _title(case: Case) -> str:
 
 
 def _place(found: Verification, name: str) -> str:
-    line = found[name]
-    if not line.place:
+    line = found[name] if name in found.names else None  # only mixtures of experts have a router
+    if line is None or not line.place:
         return "none"
     inside = re.sub(r"^model\.(.*\[i\]\.|(transformer|gpt_neox|model\.decoder|model)\.)?", "", line.place)
     return f"`{inside}`"
@@ -75,7 +75,7 @@ def _place(found: Verification, name: str) -> str:
 
 def _error(found: Verification, columns: tuple[str, ...]) -> str:
     """The largest error of these names, without the digits that differ from machine to machine."""
-    names = CHECKED if columns is INSIDE else columns
+    names = [name for name in CHECKED if name in found.names] if columns is INSIDE else columns
     largest = max(error for name in names if (error := found[name].error) == error)
     if largest == 0:
         return "0"

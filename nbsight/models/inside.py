@@ -7,6 +7,7 @@
     layers[i].attn.result         what each head adds, (batch, position, head, d_model)
     layers[i].mlp.pre  .gate      what the MLP's matrices give, (batch, position, d_mlp)
     layers[i].mlp.post            what its last matrix gets
+    layers[i].mlp.router  …       of mixtures of experts: `nbsight.models.routing`
 
 They are found when they are first asked for, so that a model whose inside nobody looks at has no cost.
 """
@@ -23,11 +24,12 @@ from nbsight.models.attending import Attending, Log
 from nbsight.models.layout import Layout, has_module
 from nbsight.models.parts import Columns, Groups, Heads, Keys, Part, Swapped
 from nbsight.models.places import Place
+from nbsight.models.routing import EXPERT_NAMES, find_place
 
 __all__ = ["ATTN_NAMES", "INSIDE_NAMES", "MLP_NAMES", "InsideLayer"]
 
 ATTN_NAMES = ("q", "k", "v", "rot_q", "rot_k", "scores", "pattern", "result")
-MLP_NAMES = ("pre", "gate", "post")
+MLP_NAMES = ("pre", "gate", "post", *EXPERT_NAMES)
 
 INSIDE_NAMES = (*ATTN_NAMES, *MLP_NAMES)
 """The names, in the order in which a block computes them."""
@@ -105,6 +107,11 @@ class InsideLayer:
         if name == "result":
             place = self._layout.of_layer[self._layer]["z"]
             return Place(self._label(name), place.path, "result", factor=self._factor())
+        if name in EXPERT_NAMES:
+            found = find_place(self._root, self._layout.mlp(self._layer), self._label(name), name)
+            if isinstance(found, str):
+                raise _Missing(found)
+            return found
         return self._mlp(name)
 
     def _label(self, name: str) -> str:

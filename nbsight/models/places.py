@@ -30,6 +30,7 @@ from nbsight.models.parts import Part
 __all__ = [
     "Derived",
     "Place",
+    "count_rows",
     "first_tensor",
     "fitted",
     "read",
@@ -320,17 +321,19 @@ def _put_rows(site: Site, rows: Any, value: torch.Tensor) -> None:
 
 def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
     """For a tensor (row and position, d_model): a participant's part as (row, position, d_model)."""
-    flat = _held(site)
-    count = rows.total if rows is not None else _count_rows(place, tracer)
+    flat = _held(site, place)
+    count = rows.total if rows is not None else count_rows(place, tracer)
     whole = flat.unflatten(0, (count, -1))
     own = (whole if rows is None else rows.narrow(whole)).clone()
 
     def put(site: Site, value: torch.Tensor) -> None:
-        changed = _held(site).unflatten(0, (count, -1)).clone()
+        changed = _held(site, place).unflatten(0, (count, -1)).clone()
         index = None if rows is None else rows.index(changed.shape)
         changed[... if index is None else index] = value
         if place.is_shared:
-            _held(site).copy_(changed.flatten(0, 1))
+            _held(site, place).copy_(changed.flatten(0, 1))
+        elif place.argument is not None:
+            site.assign(_ALL, _with_argument(place, site.value, changed.flatten(0, 1)), UNSEEN)
         elif place.kind == "input":
             args, kwargs = site.value
             site.assign(_ALL, _with_first_argument(args, kwargs, changed.flatten(0, 1)), UNSEEN)
@@ -340,13 +343,19 @@ def _unflattened(place: Place, tracer: Any, site: Site, rows: Any) -> Derived:
     return Derived(own, put)
 
 
-def _held(site: Site) -> torch.Tensor:
-    """The hidden state at a site, as the model holds it."""
+def _held(site: Site, place: Place) -> torch.Tensor:
+    """The tensor that is meant at a site, as the model holds it."""
+    if place.argument is not None:
+        return tensor_at(place, site.value)
     return first_tensor(site.value if site.kind == "output" else (*site.value[0], *site.value[1].values()))
 
 
-def _count_rows(place: Place, tracer: Any) -> int:
-    """The rows of the batch that a trace runs on."""
+def count_rows(place: Place, tracer: Any) -> int:
+    """The rows of the batch that a trace runs on.
+
+    Raises:
+        PathError: it is not known.
+    """
     for value in (*tracer.run.repeat[0], *tracer.run.repeat[1].values()) if tracer.run.repeat else ():
         if isinstance(value, torch.Tensor) and value.ndim > 1:
             return int(value.shape[0])

@@ -21,6 +21,7 @@ from nbsight.models.inside import INSIDE_NAMES, InsideLayer
 from nbsight.models.layout import LAYER_NAMES, MODEL_NAMES, SIZES, Layout
 from nbsight.models.limits import text_config
 from nbsight.models.places import Place, read, read_inside, tracer_at, write
+from nbsight.models.routing import read_expert_out, write_expert_out
 from nbsight.models.verifying import NAMES, Known, known_of
 from nbsight.models.views import Across, Layers
 from nbsight.models.weights import LAYER_WEIGHTS, MODEL_WEIGHTS, Stacked, layer_weight, model_weight
@@ -192,6 +193,8 @@ class Standard:
         self.inside(layer).prepare(tracer, name)
         if name == "result":
             return read_result(envoy, place, self.place("z", layer, is_checked=False), tracer, frame)
+        if name == "expert_out":
+            return read_expert_out(envoy, place, tracer, frame)
         return read_inside(envoy, place, tracer, frame)
 
     def _value(self, name: str, layer: int | None, frame: FrameType) -> Any:
@@ -207,6 +210,9 @@ class Standard:
         if name == "result":
             z = self.place("z", layer, is_checked=False)
             write_result(envoy, place, z, tracer, value, frame)
+            return
+        if name == "expert_out":
+            write_expert_out(envoy, place, tracer, value, frame)
             return
         write(envoy, place, tracer, value, frame)
 

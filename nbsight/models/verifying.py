@@ -23,6 +23,7 @@ from nbsight.models.inside import InsideLayer
 from nbsight.models.layout import LAYER_NAMES, Layout, layouts_of
 from nbsight.models.places import Place, first_tensor
 from nbsight.models.provenance import provenance
+from nbsight.models.routing import EXPERT_NAMES
 from nbsight.models.verifying_inside import CHECKED, Findings, check_inside
 from nbsight.results.verification import NameRow, Verification
 
@@ -149,7 +150,9 @@ def check(root: Any, layout: Layout) -> Verification:
 def _with_inside(table: Verification, layers: list[InsideLayer], found: Findings) -> Verification:
     """The table with lines for the names inside attention and MLP."""
     states, remarks, places = [], [], []
-    for name in CHECKED:
+    has_experts = any("router" in layer.places for layer in layers)
+    checked = [name for name in CHECKED if has_experts or name not in EXPERT_NAMES]
+    for name in checked:
         there = [layer.places[name] for layer in layers if name in layer.places]
         is_there = bool(there or found.remark[name])
         states.append("refused" if name in found.refused else "verified" if is_there else "absent")
@@ -159,11 +162,11 @@ def _with_inside(table: Verification, layers: list[InsideLayer], found: Findings
     keep = [number for number, name in enumerate(table.names) if name not in CHECKED]
     return replace(
         table,
-        names=(*(table.names[number] for number in keep), *CHECKED),
+        names=(*(table.names[number] for number in keep), *checked),
         places=[*(table.places[number] for number in keep), *places],
         states=[*(table.states[number] for number in keep), *states],
         remarks=[*(table.remarks[number] for number in keep), *remarks],
-        error=np.concatenate([table.error[keep], np.stack([found.error[name] for name in CHECKED])]),
+        error=np.concatenate([table.error[keep], np.stack([found.error[name] for name in checked])]),
     )
 
 

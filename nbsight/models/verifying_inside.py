@@ -13,6 +13,7 @@ other and to what the rest of the model does with them, so none of them can be a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,9 +26,11 @@ from nbsight.errors import PathError
 from nbsight.models.attending import CHECK, TOLERANCE
 from nbsight.models.contributions import bias_of, contributions
 from nbsight.models.distance import distance
+from nbsight.models.fetching import parameter_of
 from nbsight.models.inside import INSIDE_NAMES, InsideLayer
 from nbsight.models.layout import Layout
 from nbsight.models.places import Place, first_tensor, tensor_at
+from nbsight.models.routing import choices
 from nbsight.models.weights import layer_weight
 
 __all__ = ["CHECKED", "Findings", "check_inside"]
@@ -107,7 +110,7 @@ def check_inside(
     for layer, inside in enumerate(layers):
         values = {name: value for (number, name), value in seen.items() if number == layer}
         for name in inside.places:
-            if name != "result" and name not in values:
+            if name not in ("result", "expert_out") and name not in values:
                 found.refused.setdefault(name, f"the forward of layer {layer} does not come by it")
         with torch.no_grad():
             _Layer(root, layout, inside, layer, values, found).check()
@@ -121,7 +124,7 @@ def check_inside(
 
 
 def _watched(root: Any, layout: Layout, inside: InsideLayer) -> dict[str, Place]:
-    places = {name: place for name, place in inside.places.items() if name != "result"}
+    places = {name: place for name, place in inside.places.items() if place.kind != "result"}
     z = layout.of_layer[inside._layer]["z"]
     places["z"] = z
     places["mixed"] = Place("", z.path, "output")
@@ -133,6 +136,11 @@ def _watched(root: Any, layout: Layout, inside: InsideLayer) -> dict[str, Place]
     for value in _WEIGHTS.values():
         if value in places and places[value].find is None:
             places[f"{value} in"] = replace(places[value], kind="input", part=None)
+    if "expert_out" in inside.places:
+        path = inside.places["expert_out"].path
+        places["experts in"], places["experts"] = Place("", path, "input"), Place("", path, "output")
+    if "router" in places:
+        places["router in"] = Place("", re.sub(r"\.source\..*", "", places["router"].path), "input")
     module = root._module.get_submodule(inside.core)
     for name, norms in _NORMS.items():
         for norm in norms:
@@ -193,6 +201,7 @@ class _Layer:
             self._check_turned(name)
         self._check_result()
         self._check_mlp()
+        self._check_experts()
         for name, value in _WEIGHTS.items():
             self._check_weight(name, value)
 
@@ -211,7 +220,7 @@ class _Layer:
         if self.got["scores"].ndim != 4:
             self._note(("scores",), float("inf"), "scores are (batch, head, query position, key position)")
             return
-        q, k = (self.got[name].transpose(1, 2) for name in names)
+        q, k = (self._scored(name).transpose(1, 2) for name in names)
         product = q @ _repeated(k, q.shape[1]).transpose(-1, -2)
         scores = self.got["scores"]
         is_turned = not turned and self.layout.architecture.is_rotary(self.layout.config)
@@ -229,6 +238,11 @@ class _Layer:
         at = " at its own position" if is_turned else ""
         claim = f"scores = {scale:.3g} {names[0]} · {names[1]} + mask{capped}{at}"
         self._note(("scores", *names), error, claim)
+
+    def _scored(self, name: str) -> torch.Tensor:
+        """Queries or keys as the scores see them: after a norm of theirs, where nothing later is known."""
+        found = self._as_heads(f"{name} norm", self.got[name]) if self._has(f"{name} norm") else None
+        return self.got[name] if found is None else found
 
     def _check_pattern(self) -> None:
         if not self._has("pattern", "v", "z"):
@@ -307,6 +321,31 @@ class _Layer:
         else:
             made = activation(self.raw["pre"])
         self._note(("pre", "gate", "post"), distance(self.got["post"], made.double().cpu()), claim)
+
+    def _check_experts(self) -> None:
+        if self._has("router", "router in"):
+            path = re.sub(r"\.source\..*", "", self.inside.places["router"].path)
+            module = self.module.get_submodule(path)
+            weight, bias = (parameter_of(module, name, self.module) for name in ("weight", "bias"))
+            made = self.got["router in"].flatten(0, -2) @ weight.detach().double().cpu().T
+            made = made if bias is None else made + bias.detach().double().cpu()
+            self._note(
+                ("router",), distance(self.got["router"].flatten(0, 1), made), "router = x · W of the router"
+            )
+        names = ("expert_ids", "expert_weights", "expert_out")
+        if not self._has("experts in", "experts", *names[:2]):
+            return
+        module = self.module.get_submodule(self.inside.places["expert_out"].path)
+        given = (self.raw[name].flatten(0, 1) for name in names[:2])
+        try:
+            made = choices(module, self.raw["experts in"], *given).sum(1)
+        except Exception as problem:  # experts that are called in another way
+            self.found.refused.update(
+                dict.fromkeys(names, f"the experts cannot be asked one by one: {problem}")
+            )
+            return
+        claim = "each choice by itself, summed = what the experts give"
+        self._note(names, distance(self.got["experts"], made.double().cpu()), claim)
 
     def _check_weight(self, name: str, value: str) -> None:
         if not self._has(value, f"{value} in"):

@@ -204,7 +204,9 @@ class Mlp(_View):
     """The MLP of one block, (batch, position, d_mlp).
 
     `pre` is the input times `W_in`, `post` what its last matrix gets. Where there is a `gate`, it is the
-    input times `W_gate`, and `post = act(gate) * pre`; otherwise `post = act(pre)`.
+    input times `W_gate`, and `post = act(gate) * pre`; otherwise `post = act(pre)`. A mixture of experts has
+    `router`, (batch, position, expert), `expert_ids` and `expert_weights`, (batch, position, choice), and
+    `expert_out`, what each choice adds, (batch, position, choice, d_model).
     """
 
     __slots__ = ()
@@ -214,6 +216,10 @@ class Mlp(_View):
     pre = _Inside("pre")
     gate = _Inside("gate")
     post = _Inside("post")
+    router = _Inside("router")
+    expert_ids = _Inside("expert_ids")
+    expert_weights = _Inside("expert_weights")
+    expert_out = _Inside("expert_out")
 
     @property
     def _native(self) -> Any:

@@ -117,6 +117,7 @@ TABLE = [
         "qwen2_moe", "Qwen2MoeConfig", {**LLAMA_LIKE, **EXPERTS, "shared_expert_intermediate_size": 40}
     ),
     Architecture("qwen3_moe", "Qwen3MoeConfig", {**heads(), **EXPERTS}),
+    Architecture("olmoe", "OlmoeConfig", {**LLAMA_LIKE, **EXPERTS}),
     Architecture("gpt_oss", "GptOssConfig", {**heads(), "num_local_experts": 4, "num_experts_per_tok": 2}),
     Architecture(
         "deepseek_v2",

@@ -122,6 +122,7 @@ CASES = {
     "mixtral": EXPERTS,
     "qwen2_moe": EXPERTS,
     "qwen3_moe": EXPERTS,
+    "olmoe": EXPERTS,
     "gpt_oss": EXPERTS,
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": DEEPSEEK,

@@ -179,6 +179,7 @@ TIER_B = [
     Case("mixtral", mlp="mlp" if int(transformers.__version__.split(".")[0]) > 4 else "block_sparse_moe"),
     Case("qwen2_moe"),
     Case("qwen3_moe"),
+    Case("olmoe"),
     Case("gpt_oss"),
     Case("deepseek_v2", heads=(6, 6)),
     Case("deepseek_v3", heads=(6, 6)),

@@ -37,7 +37,6 @@ def test_every_name_holds_in_half_precision_and_takes_donors_in_float32(folder, 
             kept = read(model, name, 0).clone()
             logits = model.logits.clone()
         assert kept.dtype is dtype
-        assert logits.dtype is dtype
         if row.factor == 1.0:
             torch.testing.assert_close(kept, donor.to(dtype), **TIGHT)
         if name != "resid_mid":  # which plain hooks reach only by a rounded difference

@@ -11,6 +11,7 @@ ARCHITECTURES = (
             "qwen3_moe",
             "olmoe",
         ),
+        mlp=("mlp", "block_sparse_moe"),
         mlp_out=("mlp.output", "block_sparse_moe.output"),
     ),
 )
