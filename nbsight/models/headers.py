@@ -1,4 +1,7 @@
-"""The headers of a checkpoint's files: names, shapes and dtypes of its tensors, without the tensors."""
+"""The headers of a checkpoint's files: names, shapes and dtypes of its tensors, without the tensors.
+
+No torch here: a server looks at checkpoints that it does not load.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import get_safetensors_metadata
 
 from nbsight.models.hub import Source
@@ -16,12 +18,12 @@ from nbsight.models.hub import Source
 __all__ = ["SAFETENSORS_DTYPES", "Headers", "header_of", "headers_of"]
 
 SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
 }
-"""What the format calls the dtypes that become another one when a model is loaded in it."""
+"""torch's names of the dtypes, by the format's, that become another one when a model is loaded in it."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Headers:
     bytes: dict[str, int]
 
     @property
-    def dtype(self) -> torch.dtype | None:
-        """The first dtype of numbers with a point, which is what transformers takes; None without any."""
+    def dtype(self) -> str | None:
+        """torch's name of the first dtype with a point, which transformers takes; None without any."""
         return next((SAFETENSORS_DTYPES[k] for k in self.kinds.values() if k in SAFETENSORS_DTYPES), None)
 
 

@@ -207,9 +207,14 @@ def _of_model(model: Any) -> MemoryEstimate:
     )
 
 
+def _stored_dtype(headers: Headers | None) -> torch.dtype | None:
+    name = None if headers is None else headers.dtype
+    return None if name is None else getattr(torch, name)
+
+
 def _estimate(loader: Loader) -> MemoryEstimate:
     headers = headers_of(loader.source, loader.common)
-    dtype = loader.dtype_of_weights(None if headers is None else headers.dtype)
+    dtype = loader.dtype_of_weights(_stored_dtype(headers))
     quantised = quantised_by(loader)
     read = "the configuration" if headers is None else f"the configuration and {_files(headers)}"
     tree = loader.tree(dtype)
@@ -250,7 +255,7 @@ def _from_headers(loader: Loader, headers: Headers | None) -> MemoryEstimate:
         )
     sizes: dict[str, int] = {}
     counts: dict[str, int] = {}
-    wanted = loader.dtype_of_weights(headers.dtype)
+    wanted = loader.dtype_of_weights(_stored_dtype(headers))
     for key, size in headers.bytes.items():
         part = re.sub(r"(\.\d+)\..*", r"\1", key)
         part = part if re.search(r"\.\d+$", part) else key.rpartition(".")[0] or key
