@@ -82,7 +82,7 @@ def test_a_module_is_applied_by_the_worker(model):
 
 
 def test_gradients_through_the_model_are_refused_with_what_to_use_instead(model):
-    with pytest.raises(RemoteError, match="gradients end where the model begins.*tier `program` or `local`"):
+    with pytest.raises(RemoteError, match=r"gradients end where the model begins.*tier `program` or `local`"):
         with model.trace(PROMPT, remote="local"):
             hidden = model.transformer.h[4].output[0]
             model.output.sum().backward()
