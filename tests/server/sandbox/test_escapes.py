@@ -191,6 +191,7 @@ def test_the_environment_of_the_server_is_nowhere(in_sandbox, model):
         environment = dict(os.environ)
         words = [word for item in gc.get_objects() if type(item) is dict for word in item.values()]
         found = sum(type(word) is str and "a-secret" + "-of-the-server" in word for word in words)
+        del words
     assert environment == {}
     assert found == 0
 
