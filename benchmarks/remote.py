@@ -21,10 +21,14 @@ from benchmarks.table import Row
 from nbsight.models.language_model import LanguageModel
 from nbsight.remote.client import Client
 from nbsight.remote.job import RemoteJob
+from nbsight.server.programs.surface import check_options
+from nbsight.server.sandbox import missing
+from nbsight.server.sandbox.jail import Jail, limits_of
 from nbsight.server.store import JobRow, Store
 from nbsight.wire import jobs
 from nbsight.wire.jobs import pack_job
 from nbsight.wire.messages import frame
+from nbsight.wire.results import decode_names
 from tests.server.running import KEYS, RunningServer, server
 
 __all__ = ["remote"]
@@ -52,7 +56,7 @@ def remote(rounds: int) -> list[Row]:
     """
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as running, _chosen(running):
         rows = [*_request(rounds), *_round_trip(running, rounds), *_many(running), *_large(running)]
-    return [*rows, _listing()]
+    return [*rows, *_walls(rounds), _listing()]
 
 
 @contextlib.contextmanager
@@ -191,6 +195,42 @@ def _large(running: RunningServer) -> list[Row]:
     with model.trace(PROMPT, remote=True, verbose=False):
         large = torch.zeros(64 * 2**20).save()
     return [Row("what the server grows by for a result of 256 MB", peak() - before, 20, 2, unit="MB")]
+
+
+def _walls(rounds: int) -> list[Row]:
+    """What the tier `sandbox` adds: a process for each job, and a value of 3 MB that goes to it and back."""
+    if missing():
+        return []
+    model = LanguageModel("nbsight/demo", dispatch=True)
+    jail = Jail(model, "nbsight.models.language_model:LanguageModel")
+    keep = _Keep()
+    with model.trace(PROMPT, remote=keep):
+        import time as clock
+
+        inner = model.transformer.h[3].mlp
+        given = torch.randn(1, 12288, 64)
+        taken = []
+        for _ in range(40):
+            begun = clock.perf_counter()
+            inner.dropout(given)
+            taken.append(clock.perf_counter() - begun)
+        there_and_back = sorted(taken)[20]
+    header, blob, _, _ = pack_job(keep.job)
+
+    def once() -> dict[str, Any]:
+        with jail.runner(limits_of(0, 0)) as runner:
+            answer = runner.run(model, (header, blob), lambda *_, **__: None, 2**30, check_options)
+        return decode_names(*answer)
+
+    try:
+        trip = once()["there_and_back"]
+        fork = _median(lambda: jail.runner(limits_of(0, 0)).__exit__(), rounds, time.perf_counter)
+    finally:
+        jail.close()
+    return [
+        Row("sandbox: 3 MB to a module and back", trip * 1e6, 1_000, 200, unit="µs"),
+        Row("sandbox: a fresh process", fork * 1e6, 30_000, unit="µs"),
+    ]
 
 
 def _listing() -> Row:

@@ -72,7 +72,6 @@ def test_a_new_key_is_one_that_the_server_takes(tmp_path):
     [
         (["--host", "0.0.0.0"], "needs their keys"),
         (["--host", "0.0.0.0", "--tier", "local"], "could read your files"),
-        (["--tier", "sandbox"], "no `sandbox` tier"),
         (["--tier", "program", "--loads"], "no others"),
         (["--api-keys", "/nowhere/keys"], "cannot be read"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nbsight.server import sandbox
 from nbsight.server.access import digest_of, new_key, owner_of, read_keys, wrong_origin
 from nbsight.server.fairness import Rates
 from nbsight.server.settings import RefusedToStart, Settings, is_loopback
@@ -84,9 +85,17 @@ def test_full_python_is_for_this_computer_alone(tmp_path, host):
         Settings(("m",), tmp_path, host=host).check()
 
 
-def test_what_is_not_built_is_not_promised(tmp_path):
-    with pytest.raises(RefusedToStart, match="no `sandbox` tier"):
+def test_walls_that_do_not_stand_are_not_promised(tmp_path, monkeypatch):
+    def gone():
+        return [sandbox.Mechanism("landlock", False, "the kernel has no Landlock")]
+
+    monkeypatch.setattr(sandbox, "missing", gone)
+    with pytest.raises(RefusedToStart, match="landlock: the kernel has no Landlock"):
         Settings(("m",), tmp_path, tier="sandbox").check()
+    monkeypatch.setattr(sandbox, "missing", list)
+    Settings(("m",), tmp_path, tier="sandbox").check()
+    with pytest.raises(RefusedToStart, match="no others"):
+        Settings(("m",), tmp_path, tier="sandbox", loads=True).check()
 
 
 def test_a_server_for_others_holds_the_models_it_was_given(tmp_path):

@@ -61,6 +61,9 @@ class Absent(torch.nn.Parameter):
         """Where blocks compute."""
         return torch.device("cpu")
 
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"a weight that stays with the model, shape {tuple(self.shape)}"
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _ASKABLE:

@@ -22,9 +22,12 @@ def walls() -> None:
 
 @pytest.fixture(scope="session")
 def sandbox_server(walls: None, tmp_path_factory: pytest.TempPathFactory):
-    """A server that runs blocks behind walls, for jobs of at most ten seconds."""
+    """A server that runs blocks behind walls, for jobs of at most ten seconds; it has a secret."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("NBSIGHT_TEST_SECRET", "a-secret-of-the-server")
     options = ("--tier", "sandbox", "--timeout", "10", "--memory", "2", "--max-result", "0.2")
     with server(tmp_path_factory.mktemp("sandbox"), *options) as it:
+        monkeypatch.undo()
         yield it
 
 
