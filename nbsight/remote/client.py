@@ -169,6 +169,35 @@ class Client:
         """
         return self._download(f"/v1/jobs/{quote(job, safe='')}/result", job, told)
 
+    def read_result(
+        self,
+        job: str,
+        start: int,
+        into: memoryview,
+        told: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Fill a buffer with a part of a job's result; a download that breaks goes on where it was.
+
+        Args:
+            start: Where the part begins.
+            told: Called with the bytes that are here and all that are to come.
+        """
+        path, done, failures = f"/v1/jobs/{quote(job, safe='')}/result", 0, 0
+        while done < len(into):
+            before = done
+            headers = {"Range": f"bytes={start + done}-{start + len(into) - 1}"}
+            try:
+                with self._send("GET", path, headers=headers, stream=True) as response:
+                    if response.status_code != 206:
+                        raise RemoteError(f"what answers at {self.url} does not give parts of a result.")
+                    for piece in response.iter_content(_PIECE):
+                        into[done : done + len(piece)] = piece
+                        done += len(piece)
+                        told(done, len(into))
+            except (*_BROKEN, Unreachable) as error:
+                failures = 1 if done > before else failures + 1
+                self._pause(failures, job, done, len(into), error)
+
     def _download(self, path: str, job: str, told: Callable[[int, int], None]) -> bytes:
         whole, total, failures = bytearray(), 0, 0
         while True:
@@ -186,11 +215,15 @@ class Client:
                     return bytes(whole)
             except (*_BROKEN, Unreachable) as error:
                 failures = 1 if len(whole) > before else failures + 1
-                if failures > 5:
-                    raise Unreachable(
-                        f"the result of job {job} broke off at {len(whole):,} of {total:,} bytes: {error}"
-                    ) from None
-                time.sleep(0.2 * failures)
+                self._pause(failures, job, len(whole), total, error)
+
+    def _pause(self, failures: int, job: str, done: int, total: int, error: Exception) -> None:
+        """Wait a little before a download goes on, or give up."""
+        if failures > 5:
+            raise Unreachable(
+                f"the result of job {job} broke off at {done:,} of {total:,} bytes: {error}"
+            ) from None
+        time.sleep(0.2 * failures)
 
     # -- HTTP ----------------------------------------------------------------------------------
 

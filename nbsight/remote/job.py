@@ -21,13 +21,17 @@ from nbsight.remote.progress import Progress, progress_line
 from nbsight.remote.tables import duration, size
 from nbsight.wire.api import FINAL, ErrorRecord, JobInfo
 from nbsight.wire.failures import exception_of
-from nbsight.wire.messages import unframe
+from nbsight.wire.far import FarBlobs
+from nbsight.wire.messages import header_size, inflate, unframe
 from nbsight.wire.results import decode_names, decode_result
 
 __all__ = ["RemoteJob", "Sender"]
 
 #: Seconds for which a server that does not answer is asked again.
 _PATIENCE = 60.0
+
+#: Bytes of a result above which its large tensors are fetched when they are used.
+LAZY = 4 * 2**20
 
 #: Seconds after an interrupt in which another one cancels the job.
 _AGAIN = 2.0
@@ -77,7 +81,7 @@ class RemoteJob:
         self._error: ErrorRecord | None = None
         self._content: bytes | None = None
         self._result: dict[str, Any] | None = None
-        self._printed = 0
+        self._bytes = 0
 
     def __repr__(self) -> str:
         return f"job {self.job_id} on {self.client.url}: {self.state}, {self.progress}"
@@ -131,6 +135,9 @@ class RemoteJob:
     def result(self, timeout: float | None = None, *, verbose: bool = True) -> dict[str, Any]:
         """The names that the block bound, once the job has ended.
 
+        Of a large result, tensors of more than a megabyte have `shape`, `dtype` and `bytes`, and their
+        numbers are fetched when they are first used, or by `.fetch()`.
+
         In the process that sent it, captured lists, dicts and tensors that the block changed are
         changed too. Elsewhere only the names come back.
 
@@ -148,11 +155,35 @@ class RemoteJob:
         return self._result
 
     def _decoded(self, verbose: bool) -> dict[str, Any]:
-        message = unframe(self._fetch(verbose))
+        is_large = self._content is None and self._bytes > LAZY
+        header, blob = self._far(verbose) if is_large else unframe(self._fetch(verbose))
         sender = self._sender
         if sender is None:
-            return decode_names(*message)
-        return decode_result(*message, sender.model, sender.objects)
+            return decode_names(header, blob)
+        return decode_result(header, blob, sender.model, sender.objects)
+
+    def _far(self, verbose: bool) -> tuple[bytes, FarBlobs]:
+        """The result's header, and what fetches its tensors."""
+        client, job, total = self.client, self.job_id, self._bytes
+
+        def read(start: int, into: memoryview, *, tells: bool = False) -> None:
+            line = progress_line(verbose and tells)
+            try:
+                client.read_result(
+                    job, start, into, lambda done, whole: line.show(f"{size(done)} of {size(whole)}")
+                )
+            finally:
+                line.close()
+
+        begin = bytearray(16)
+        read(0, memoryview(begin))
+        length, is_deflated = header_size(bytes(begin))
+        if 16 + length > total:
+            raise RemoteError(f"the result of job {job} ends early.")
+        header = bytearray(length)
+        read(16, memoryview(header))
+        content = bytes(header)
+        return inflate(content) if is_deflated else content, FarBlobs(16 + length, total, read)
 
     def forget(self) -> None:
         """Delete the job and its result on the server."""
@@ -218,7 +249,8 @@ class RemoteJob:
         elif self.state == "QUEUED":
             self.progress = f"waits ({data['why']})" if "why" in data else "waits"
         elif self.state == "COMPLETED":
-            self.progress = f"done, {size(data['bytes'])}"
+            self._bytes = int(data["bytes"])
+            self.progress = f"done, {size(self._bytes)}"
             if "result" in data:
                 self._content = base64.b64decode(data["result"])
         else:

@@ -26,6 +26,7 @@ from nbsight.errors import RemoteError
 from nbsight.models.outputs import show_block, show_logits
 from nbsight.wire import names
 from nbsight.wire.encode import DEPTH
+from nbsight.wire.far import FarTensor
 from nbsight.wire.functions import FunctionText, build, innermost
 from nbsight.wire.messages import FunctionSpace
 from nbsight.wire.missing import NotHere
@@ -217,7 +218,7 @@ def _defaultdict(self: Decoder, codes: Any, code: dict[str, Any]) -> Any:
 
 
 def _tensor(self: Decoder, number: Any, code: dict[str, Any]) -> Any:
-    value = self._new(code, self.tensors.get(number))
+    value = self._new(code, self.tensors.get(number, now="grad" in code))
     if "grad" in code:
         value.grad = self.decode(code["grad"])
     return value
@@ -244,18 +245,24 @@ def _reading(self: Decoder, kind: Any, code: dict[str, Any]) -> Any:
     plain: Any = self.decode(code["plain"])
     if not isinstance(plain, torch.Tensor):
         raise ValueError("no tensor")
+    show = _showing(self, kind, code)
+    return self._new(code, plain.shown(show) if isinstance(plain, FarTensor) else show(plain))
+
+
+def _showing(self: Decoder, kind: Any, code: dict[str, Any]) -> Callable[[torch.Tensor], Any]:
+    """What makes a block's or a model's output of its tensor."""
     if kind == "block":
         stayed = "only the hidden state travels; in the block save `module.output.raw[...]` itself."
-        size = range(1, code.get("size", 0))
-        whole = (plain, *(NotHere(f"raw[{i}]", stayed) for i in size))
-        return self._new(code, show_block(whole if code.get("size") else plain))
+        rest = [NotHere(f"raw[{i}]", stayed) for i in range(1, code.get("size", 0))]
+        return lambda plain: show_block((plain, *rest) if code.get("size") else plain)
     if "output" not in code:
-        return self._new(code, show_logits(plain))
-    fields = {
-        name: plain if field == {"$plain": True} else self.decode(field)
-        for name, field in code["fields"].items()
-    }
-    return self._new(code, show_logits(_record(code["output"], fields)))
+        return show_logits
+    others = {name: self.decode(field) for name, field in code["fields"].items() if field != {"$plain": True}}
+    names = list(code["fields"])
+    _record(code["output"], {})  # a wrong name is said now
+    return lambda plain: show_logits(
+        _record(code["output"], {name: others.get(name, plain) for name in names})
+    )
 
 
 def _record(name: Any, fields: dict[str, Any]) -> Any:

@@ -30,6 +30,7 @@ from nbsight.core.envoy import Envoy
 from nbsight.models.outputs import BlockOutput, LogitsOutput
 from nbsight.models.views import Attention, Layer, Layers, Mlp
 from nbsight.wire import functions, names
+from nbsight.wire.far import FarTensor
 from nbsight.wire.messages import FunctionSpace
 from nbsight.wire.missing import NotHere
 from nbsight.wire.plain import RULES
@@ -207,6 +208,8 @@ class Encoder:
     # -- tensors -------------------------------------------------------------------------------
 
     def _tensor(self, value: torch.Tensor, place: str) -> Any:
+        if isinstance(value, FarTensor):
+            return self.encode(value.fetch(), place)
         owned = self._name_in_model(value)
         if owned is not None:
             return {"$parameter": owned}

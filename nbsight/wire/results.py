@@ -22,6 +22,7 @@ from nbsight.models.outputs import BlockOutput, LogitsOutput
 from nbsight.wire import messages
 from nbsight.wire.decode import Decoder
 from nbsight.wire.encode import Encoder, Unsendable
+from nbsight.wire.far import FarBlobs
 from nbsight.wire.missing import NotHere
 from nbsight.wire.tensors import TensorReader
 
@@ -180,12 +181,12 @@ def _content(encoder: _ResultEncoder, value: Any) -> Any:
     return list(value)
 
 
-def decode_result(header: bytes, blob: bytes, root: Envoy, sent: dict[int, Any]) -> dict[str, Any]:
+def decode_result(header: bytes, blob: bytes | FarBlobs, root: Envoy, sent: dict[int, Any]) -> dict[str, Any]:
     """The names to bind; captured objects are changed as the block changed them.
 
     Args:
         header: The message.
-        blob: Its tensors.
+        blob: Its tensors, or what fetches them.
         root: The model here.
         sent: The objects that went with the job, by number.
 
@@ -209,7 +210,7 @@ def decode_result(header: bytes, blob: bytes, root: Envoy, sent: dict[int, Any])
     return names
 
 
-def decode_names(header: bytes, blob: bytes) -> dict[str, Any]:
+def decode_names(header: bytes, blob: bytes | FarBlobs) -> dict[str, Any]:
     """The names that a block bound, where neither its model nor what it took along is at hand.
 
     What means nothing without them is replaced by something that says so when it is used.

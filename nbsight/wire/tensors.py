@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from nbsight.errors import RemoteError
+from nbsight.wire.far import FarBlobs, FarTensor, near
 from nbsight.wire.messages import TensorSpec
 
 __all__ = ["TensorReader", "TensorWriter", "UnfitTensor"]
@@ -197,7 +197,7 @@ class TensorReader:
 
     Args:
         specs: How they lie in the blob.
-        blob: The safetensors file.
+        blob: The safetensors file, or what fetches its parts.
         place: The device for a tensor that was on the device of that name.
 
     Raises:
@@ -207,13 +207,10 @@ class TensorReader:
     def __init__(
         self,
         specs: list[TensorSpec],
-        blob: bytes,
+        blob: bytes | FarBlobs,
         place: Callable[[str], torch.device] = torch.device,
     ) -> None:
-        try:
-            self._blobs = load(blob)
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise RemoteError(f"the tensors of the message cannot be read: {error}") from None
+        self._blobs = blob if isinstance(blob, FarBlobs) else near(blob)
         self._specs = specs
         self._place = place
         self._bases: dict[tuple[str, str], torch.Tensor] = {}
@@ -223,8 +220,11 @@ class TensorReader:
         is_there = type(number) is int and 0 <= number < len(self._specs)
         return self._specs[number].shape if is_there else []
 
-    def get(self, number: Any) -> torch.Tensor | np.ndarray[Any, Any]:
+    def get(self, number: Any, *, now: bool = True) -> torch.Tensor | np.ndarray[Any, Any]:
         """A tensor or array by its number.
+
+        Args:
+            now: Whether its numbers are wanted at once; if not, it may be a `FarTensor`.
 
         Raises:
             RemoteError: there is none, or its description does not fit the blob.
@@ -234,6 +234,21 @@ class TensorReader:
         spec = self._specs[number]
         if any(size < 0 for size in [*spec.shape, *(spec.strides or ()), spec.offset]):
             raise RemoteError(f"tensor {number} of the message has a negative size.")
+        if not now and self._is_far(spec):
+            dtype, device = getattr(torch, spec.dtype), self._place(spec.device)
+            return FarTensor(spec.shape, dtype, spec.strides, device, lambda: self._found(number, spec))
+        return self._found(number, spec)
+
+    def _is_far(self, spec: TensorSpec) -> bool:
+        return (
+            isinstance(self._blobs, FarBlobs)
+            and self._blobs.is_far(spec.blob)
+            and spec.kind == "tensor"
+            and not spec.requires_grad
+            and isinstance(getattr(torch, spec.dtype, None), torch.dtype)
+        )
+
+    def _found(self, number: int, spec: TensorSpec) -> Any:
         try:
             if spec.kind == "array":
                 return _array(spec, self._base(spec))
@@ -251,8 +266,10 @@ class TensorReader:
         if key not in self._bases:
             if spec.blob not in self._blobs:
                 raise RemoteError(f"the message has no tensor data {spec.blob!r}.")
+            base = self._blobs[spec.blob]
             # A copy, because torch's own memory is aligned, which some kernels' last bits depend on.
-            self._bases[key] = self._blobs[spec.blob].clone().to(self._place(spec.device))
+            base = base if isinstance(self._blobs, FarBlobs) else base.clone()
+            self._bases[key] = base.to(self._place(spec.device))
         return self._bases[key]
 
     def _torch(self, spec: TensorSpec) -> torch.Tensor:
