@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import platform
+import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -29,7 +32,7 @@ from nbsight.wire.versions import version_of
 
 __all__ = ["Service", "make_app"]
 
-_LIST = 500
+log = logging.getLogger("nbsight.server")
 
 Handler = Callable[["Service", Request, str], Awaitable[Response]]
 
@@ -44,6 +47,9 @@ class Service:
         self.rates = Rates(settings.limits.rate, settings.limits.burst)
         #: Set when the server is told to end, so that streams of events end too.
         self.closing = asyncio.Event()
+        #: How many jobs of each owner are on their way, and a place for whose header is being read.
+        self.arriving: Counter[str] = Counter()
+        self.reading = asyncio.Semaphore(2)
 
     def info(self) -> ServerInfo:
         """What this server is."""
@@ -126,6 +132,12 @@ def _route(path: str, handler: Handler, method: str) -> Route:
             return refusal(refused.status, refused.record, refused.wait)
         except ClientDisconnect:
             return Response(status_code=400)
+        except sqlite3.Error as error:  # a full or failing disk: this request fails, the server goes on
+            log.error("the store failed", extra={"path": request.url.path, "why": str(error)})
+            return refusal(507, ErrorRecord("no_space", f"the server cannot write: {error}.", retryable=True))
+        except Exception:  # a mistake of ours, which the sender is told of and the log has in full
+            log.exception("a request failed", extra={"path": request.url.path, "method": request.method})
+            return refusal(500, ErrorRecord("internal", "the server made a mistake; its log says more."))
 
     return Route(path, guarded, methods=[method])
 

@@ -14,6 +14,7 @@ import uvicorn
 
 from nbsight.server.access import digest_of, new_key, user_name
 from nbsight.server.app import make_app
+from nbsight.server.connections import Patient, more_files
 from nbsight.server.engines import make_engine
 from nbsight.server.settings import RefusedToStart, Settings, is_loopback
 from nbsight.server.store import Store
@@ -57,8 +58,11 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     say(f"nbsight serves {', '.join(settings.models)} at {url} (tier {settings.tier})")
     if token is not None:
         say("notebooks of this user find it: model.trace(prompt, remote=True)")
+    Patient.most = more_files()
     config = uvicorn.Config(
         make_app(settings, store, engine),
+        http=Patient,
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_keep_alive=75,
