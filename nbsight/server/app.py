@@ -7,6 +7,7 @@ import contextlib
 import logging
 import platform
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -126,8 +127,12 @@ def _route(path: str, handler: Handler, method: str) -> Route:
         owner = owner_of(request.headers.get("authorization"), service.settings.keys)
         if owner is None:
             return refusal(401, _NO_KEY)
+        began = time.monotonic()
         try:
-            return await handler(service, request, owner)
+            answer = await handler(service, request, owner)
+            about = {"method": method, "path": request.url.path, "status": answer.status_code, "owner": owner}
+            log.info("request", extra={**about, "seconds": round(time.monotonic() - began, 4)})
+            return answer
         except Refused as refused:
             return refusal(refused.status, refused.record, refused.wait)
         except ClientDisconnect:

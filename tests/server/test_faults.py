@@ -29,6 +29,7 @@ from nbsight.server import receiving
 from nbsight.server.access import digest_of
 from nbsight.server.app import Service, make_app
 from nbsight.server.connections import Patient
+from nbsight.server.engines.local import LocalEngine
 from nbsight.server.receiving import Refused
 from nbsight.server.settings import Settings
 from nbsight.server.store import Store
@@ -174,7 +175,7 @@ def test_one_owner_has_no_more_than_so_many_jobs_on_their_way(monkeypatch):
     service = SimpleNamespace(
         rates=Rates(100, 500),
         settings=SimpleNamespace(limits=Limits()),
-        dispatcher=SimpleNamespace(waiting={}),
+        dispatcher=SimpleNamespace(queued=lambda owner: 0),
         arriving=Counter(ada=receiving._ARRIVING),
     )
     with pytest.raises(Refused) as caught:
@@ -296,8 +297,8 @@ def test_on_a_full_disk_jobs_end_and_none_is_accepted(store, tmp_path):
 def test_a_request_that_the_store_cannot_take_is_told_so(store, tmp_path):
     key = "k" * 20
     settings = Settings((), tmp_path, keys={digest_of(key): "ada"})
-    app = make_app(settings, store)
-    app.state.service = Service(settings, store)
+    app = make_app(settings, store, LocalEngine(settings))
+    app.state.service = Service(settings, store, LocalEngine(settings))
 
     def ask() -> tuple[int, str]:
         async def get():
