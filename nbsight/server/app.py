@@ -23,6 +23,7 @@ from nbsight.server.dispatch import Dispatcher
 from nbsight.server.engines.base import Engine
 from nbsight.server.engines.local import LocalEngine
 from nbsight.server.fairness import Rates
+from nbsight.server.openapi import description
 from nbsight.server.receiving import Refused, accept
 from nbsight.server.settings import Settings
 from nbsight.server.store import JobRow, Store
@@ -97,6 +98,7 @@ def make_app(settings: Settings, store: Store, engine: Engine | None = None) -> 
     routes = [
         _route("/health", _health, "GET"),
         _route("/metrics", _metrics, "GET"),
+        _route("/v1/openapi.json", _openapi, "GET"),
         _route("/v1/info", _info, "GET"),
         _route("/v1/whoami", _whoami, "GET"),
         _route("/v1/models", _models, "GET"),
@@ -182,6 +184,10 @@ async def _metrics(service: Service, request: Request, owner: str) -> Response:
     for name, count in service.dispatcher.counts.items():
         lines += [f"# TYPE nbsight_{name}_total counter", f"nbsight_{name}_total {count}"]
     return PlainTextResponse("\n".join(lines) + "\n")
+
+
+async def _openapi(service: Service, request: Request, owner: str) -> Response:
+    return _json(description())
 
 
 async def _info(service: Service, request: Request, owner: str) -> Response:
