@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import platform
+import sqlite3
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -19,6 +23,7 @@ from nbsight.server.dispatch import Dispatcher
 from nbsight.server.engines.base import Engine
 from nbsight.server.engines.local import LocalEngine
 from nbsight.server.fairness import Rates
+from nbsight.server.openapi import description
 from nbsight.server.receiving import Refused, accept
 from nbsight.server.settings import Settings
 from nbsight.server.store import JobRow, Store
@@ -29,7 +34,7 @@ from nbsight.wire.versions import version_of
 
 __all__ = ["Service", "make_app"]
 
-_LIST = 500
+log = logging.getLogger("nbsight.server")
 
 Handler = Callable[["Service", Request, str], Awaitable[Response]]
 
@@ -44,6 +49,9 @@ class Service:
         self.rates = Rates(settings.limits.rate, settings.limits.burst)
         #: Set when the server is told to end, so that streams of events end too.
         self.closing = asyncio.Event()
+        #: How many jobs of each owner are on their way, and a place for whose header is being read.
+        self.arriving: Counter[str] = Counter()
+        self.reading = asyncio.Semaphore(2)
 
     def info(self) -> ServerInfo:
         """What this server is."""
@@ -90,6 +98,7 @@ def make_app(settings: Settings, store: Store, engine: Engine | None = None) -> 
     routes = [
         _route("/health", _health, "GET"),
         _route("/metrics", _metrics, "GET"),
+        _route("/v1/openapi.json", _openapi, "GET"),
         _route("/v1/info", _info, "GET"),
         _route("/v1/whoami", _whoami, "GET"),
         _route("/v1/models", _models, "GET"),
@@ -120,12 +129,22 @@ def _route(path: str, handler: Handler, method: str) -> Route:
         owner = owner_of(request.headers.get("authorization"), service.settings.keys)
         if owner is None:
             return refusal(401, _NO_KEY)
+        began = time.monotonic()
         try:
-            return await handler(service, request, owner)
+            answer = await handler(service, request, owner)
+            about = {"method": method, "path": request.url.path, "status": answer.status_code, "owner": owner}
+            log.info("request", extra={**about, "seconds": round(time.monotonic() - began, 4)})
+            return answer
         except Refused as refused:
             return refusal(refused.status, refused.record, refused.wait)
         except ClientDisconnect:
             return Response(status_code=400)
+        except sqlite3.Error as error:  # a full or failing disk: this request fails, the server goes on
+            log.error("the store failed", extra={"path": request.url.path, "why": str(error)})
+            return refusal(507, ErrorRecord("no_space", f"the server cannot write: {error}.", retryable=True))
+        except Exception:  # a mistake of ours, which the sender is told of and the log has in full
+            log.exception("a request failed", extra={"path": request.url.path, "method": request.method})
+            return refusal(500, ErrorRecord("internal", "the server made a mistake; its log says more."))
 
     return Route(path, guarded, methods=[method])
 
@@ -165,6 +184,10 @@ async def _metrics(service: Service, request: Request, owner: str) -> Response:
     for name, count in service.dispatcher.counts.items():
         lines += [f"# TYPE nbsight_{name}_total counter", f"nbsight_{name}_total {count}"]
     return PlainTextResponse("\n".join(lines) + "\n")
+
+
+async def _openapi(service: Service, request: Request, owner: str) -> Response:
+    return _json(description())
 
 
 async def _info(service: Service, request: Request, owner: str) -> Response:

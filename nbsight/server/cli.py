@@ -11,6 +11,7 @@ import click
 
 from nbsight.errors import NbsightError
 from nbsight.server.access import new_key, read_keys
+from nbsight.server.doctor import examine, table
 from nbsight.server.serving import serve
 from nbsight.server.settings import Settings, Tier, is_loopback
 from nbsight.wire.api import Limits
@@ -69,9 +70,19 @@ def main() -> None:
 )
 @click.option("--idle", default=10.0, show_default=True, help="Minutes a cluster's idle worker stays.")
 @click.option("--loads/--no-loads", default=None, help="Load other models when a job asks (tier local).")
-def serve_command(models: tuple[str, ...], **given: Any) -> None:
+@click.option(
+    "--logs", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Style of the log."
+)
+@click.option("--doctor", is_flag=True, help="Look whether all of this would work, and start nothing.")
+def serve_command(models: tuple[str, ...], logs: Any, doctor: bool, **given: Any) -> None:
     """Serve MODELS (names or folders; by default the one that ships with nbsight)."""
-    serve(_settings(models or ("nbsight/demo",), given), click.echo)
+    settings = _settings(models or ("nbsight/demo",), given)
+    if not doctor:
+        serve(settings, click.echo, logs)
+        return
+    findings = examine(settings)
+    click.echo(table(findings))
+    raise SystemExit(any(finding.verdict == "fail" for finding in findings))
 
 
 def _settings(models: tuple[str, ...], given: dict[str, Any]) -> Settings:

@@ -9,25 +9,31 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 
 from nbsight.server.access import digest_of, new_key, user_name
 from nbsight.server.app import make_app
+from nbsight.server.connections import Patient, more_files
 from nbsight.server.engines import make_engine
+from nbsight.server.logs import set_up_logs
 from nbsight.server.settings import RefusedToStart, Settings, is_loopback
 from nbsight.server.store import Store
 from nbsight.wire.discovery import Running, announce, forget
 
-__all__ = ["serve"]
+__all__ = ["listener_of", "serve"]
 
 
-def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
+def serve(
+    settings: Settings, say: Callable[[str], None] = print, logs: Literal["text", "json"] = "text"
+) -> None:
     """Serve until interrupted.
 
     Args:
         settings: What to serve. Without keys, one is made and told to this user's own programs.
         say: Takes the lines that a person wants to read.
+        logs: How it writes about itself: lines, or an object of JSON a line.
 
     Raises:
         RefusedToStart: the settings promise what cannot be kept, or the folder or the port is taken.
@@ -47,7 +53,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
         settings = replace(settings, keys={digest_of(token): user_name()})
     engine = make_engine(settings)
     store = _store(settings.data)
-    listener = _listener(settings)
+    listener = listener_of(settings)
     engine.open()
     port = listener.getsockname()[1]
     url = f"http://{'localhost' if settings.host == '::1' else settings.host}:{port}"
@@ -57,9 +63,13 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     say(f"nbsight serves {', '.join(settings.models)} at {url} (tier {settings.tier})")
     if token is not None:
         say("notebooks of this user find it: model.trace(prompt, remote=True)")
+    set_up_logs(logs)
+    Patient.most = more_files()
     config = uvicorn.Config(
         make_app(settings, store, engine),
-        log_level="warning",
+        http=Patient,
+        ws="none",
+        log_config=None,
         access_log=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,
@@ -103,7 +113,12 @@ def _store(folder: Path) -> Store:
         raise RefusedToStart(f"the folder {folder} cannot be used: {error}") from None
 
 
-def _listener(settings: Settings) -> socket.socket:
+def listener_of(settings: Settings) -> socket.socket:
+    """The socket that a server with these settings listens on.
+
+    Raises:
+        RefusedToStart: it cannot be had.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With the protocol named, asyncio sees TCP and sends small packets at once.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

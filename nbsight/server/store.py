@@ -10,16 +10,21 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from nbsight.wire.api import FINAL, ErrorRecord, JobInfo
 
 __all__ = ["Event", "JobRow", "Store"]
+
+T = TypeVar("T")
+
+#: Bytes of the disk that are held, so that on a full one it can still be written down how jobs end.
+_BALLAST = 8 * 2**20
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -110,6 +115,23 @@ class Store:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
 
+        self._ballast = folder / "ballast"
+        self._hold()
+
+    def _hold(self) -> None:
+        """Hold some of the disk, to have it when the disk is full."""
+        with suppress(OSError):
+            if not self._ballast.exists() or self._ballast.stat().st_size < _BALLAST:
+                self._ballast.write_bytes(os.urandom(2**16) * (_BALLAST // 2**16))  # no file system packs it
+
+    def _drop(self) -> bool:
+        """Give that up; whether there was any."""
+        try:
+            self._ballast.unlink()
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         """Let go of the folder."""
         self._db.close()
@@ -165,19 +187,32 @@ class Store:
     # -- writing -------------------------------------------------------------------------------
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
+
+    def _together(self, change: Callable[[], T]) -> T:
+        """Make some changes together; on a full disk, once more with the room that was kept for that."""
+        try:
+            with self._transaction():
+                return change()
+        except sqlite3.OperationalError:
+            if not self._drop():
+                raise
+        with self._transaction():
+            return change()
 
     def add(self, row: JobRow) -> JobRow:
         """Accept a job whose request is written; the earlier one if its key was used before."""
         fields = JobRow.__struct_fields__
-        with self._together():
+
+        def change() -> JobRow:
             if row.resume is not None:
                 earlier = self._rows("WHERE owner = ? AND resume = ?", row.owner, row.resume)
                 if earlier:
@@ -186,11 +221,15 @@ class Store:
             values = [getattr(row, name) for name in fields]
             self._db.execute(f"INSERT INTO jobs ({', '.join(fields)}) VALUES ({marks})", values)
             self._note(row.id, "status", {"state": row.state})
-        return row
+            return row
+
+        with self._transaction():  # what is held of the disk is for jobs that were accepted
+            return change()
 
     def move(self, job: str, state: str, event: dict[str, Any] | None = None, **values: Any) -> bool:
         """Bring a job into a state and say so; False if it had ended already."""
-        with self._together():
+
+        def change() -> bool:
             now = self._db.execute("SELECT state FROM jobs WHERE id = ?", (job,)).fetchone()
             if now is None or now[0] in FINAL:
                 return False
@@ -200,11 +239,13 @@ class Store:
             names = ", ".join(f"{name} = ?" for name in values)
             self._db.execute(f"UPDATE jobs SET {names} WHERE id = ?", (*values.values(), job))
             self._note(job, "status", {"state": state, **(event or {})})
-        return True
+            return True
+
+        return self._together(change)
 
     def note(self, job: str, kind: str, data: dict[str, Any], logged: int = 0) -> None:
         """Write down an event."""
-        with self._together():
+        with suppress(sqlite3.OperationalError), self._transaction():  # a full disk keeps no more output
             self._note(job, kind, data)
             if logged:
                 self._db.execute("UPDATE jobs SET logged = logged + ? WHERE id = ?", (logged, job))
@@ -219,13 +260,17 @@ class Store:
         """Change what no event tells of: leases, the wish to stop."""
         names = ", ".join(f"{name} = ?" for name in values)
         marks = ",".join("?" * len(jobs))
-        self._db.execute(f"UPDATE jobs SET {names} WHERE id IN ({marks})", (*values.values(), *jobs))
+        statement = f"UPDATE jobs SET {names} WHERE id IN ({marks})"
+        self._together(lambda: self._db.execute(statement, (*values.values(), *jobs)))
 
     def delete(self, job: str) -> None:
         """Forget a job, its events and its files."""
-        with self._together():
+
+        def change() -> None:
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job,))
             self._db.execute("DELETE FROM events WHERE job = ?", (job,))
+
+        self._together(change)
         self.drop_files(job)
 
     def drop_files(self, job: str) -> None:
@@ -237,11 +282,15 @@ class Store:
         """Expire results that are older than `keep` seconds, forget jobs ten times as old, drop stray "
         "files."""
         now = time.time()
-        with self._together():
-            old = self._rows("WHERE state = 'COMPLETED' AND ended < ?", now - keep)
-            for row in old:
+
+        def change() -> list[JobRow]:
+            found = self._rows("WHERE state = 'COMPLETED' AND ended < ?", now - keep)
+            for row in found:
                 self._db.execute("UPDATE jobs SET state = 'EXPIRED' WHERE id = ?", (row.id,))
                 self._note(row.id, "status", {"state": "EXPIRED"})
+            return found
+
+        old = self._together(change)
         for row in old:
             self.drop_files(row.id)
         for row in self._rows("WHERE ended < ?", now - 10 * keep):
@@ -251,6 +300,7 @@ class Store:
             for path in (self.folder / folder).iterdir():
                 if path.name not in known and path.stat().st_mtime < now - 3600:
                     path.unlink(missing_ok=True)
+        self._hold()
 
 
 def _held(path: Path) -> int:

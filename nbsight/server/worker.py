@@ -203,7 +203,11 @@ class Worker:
                 "less: a mean, one position, or half precision (`.half()`)."
             )
         partial = result.with_name(f"{result.name}.partial")
-        partial.write_bytes(frame(reply, numbers))
+        try:
+            partial.write_bytes(frame(reply, numbers))
+        except OSError as error:  # a full disk; half a result would keep it so
+            partial.unlink(missing_ok=True)
+            raise _NoSpace(f"the server's disk has no room for a result of {size:,} bytes.") from error
         os.replace(partial, result)
         return result.stat().st_size
 
@@ -243,12 +247,18 @@ class _TooLarge(RemoteError):
     """A result over the limit."""
 
 
+class _NoSpace(RemoteError):
+    """A result that the disk does not take."""
+
+
 def _record(error: BaseException) -> ErrorRecord:
     text = str(error)
     if isinstance(error, BlockFailed):
         return error.record
     if isinstance(error, _TooLarge):
         return record_of(error, "result_too_large")
+    if isinstance(error, _NoSpace):
+        return record_of(error, "no_space")
     is_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text
     if is_memory:
         return record_of(error, "memory_limit", "The job took more memory than it may.")

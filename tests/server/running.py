@@ -19,6 +19,9 @@ KEYS = {"ada": "key-of-ada-0123456789", "bob": "key-of-bob-0123456789"}
 class RunningServer:
     """A server in a process of its own, for two owners."""
 
+    #: What the server is started by, such as `unshare`.
+    prefix: tuple[str, ...] = ()
+
     def __init__(self, folder: Path, *options: str, models: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.options = options
@@ -29,7 +32,16 @@ class RunningServer:
         (folder / "keys").write_text("".join(f"{owner} {key}\n" for owner, key in KEYS.items()))
 
     def start(self) -> RunningServer:
-        command = [sys.executable, "-m", "nbsight.server", "serve", *self.models, "--port", str(self.port)]
+        command = [
+            *self.prefix,
+            sys.executable,
+            "-m",
+            "nbsight.server",
+            "serve",
+            *self.models,
+            "--port",
+            str(self.port),
+        ]
         command += [
             "--data",
             str(self.folder / "data"),

@@ -169,7 +169,7 @@ def test_what_is_old_expires_and_then_is_forgotten(store):
 
 
 def test_ten_thousand_jobs_are_listed_and_counted(store):
-    with store._together():
+    with store._transaction():
         for number in range(10_000):
             fields = JobRow.__struct_fields__
             item = row(number)
@@ -185,7 +185,7 @@ def test_ten_thousand_jobs_are_listed_and_counted(store):
 def test_an_interrupted_change_is_no_change(store):
     store.add(row(1))
     with pytest.raises(ZeroDivisionError):
-        with store._together():
+        with store._transaction():
             store._note(row(1).id, "log", {})
             raise ZeroDivisionError
     assert len(store.events(row(1).id, 0)) == 1
