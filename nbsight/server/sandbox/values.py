@@ -61,7 +61,7 @@ class Absent(torch.nn.Parameter):
         """Where blocks compute."""
         return torch.device("cpu")
 
-    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+    def __repr__(self, **_: Any) -> str:
         return f"a weight that stays with the model, shape {tuple(self.shape)}"
 
     @classmethod
