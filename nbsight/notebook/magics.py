@@ -157,14 +157,26 @@ class NbsightMagics(Magics):
             self._loaded.apply()
         elif words == ["memory"]:
             return self._memory()
+        elif words[0] == "serve":
+            self._serve(words[1:])
         elif words == ["traceback"]:
             print(self._loaded.folding.last or "No error was shortened.")
         else:
             raise InputError(
                 "`%nbsight` says what is there; the others are `%nbsight receipts on|off`, "
-                "`%nbsight errors on|off` (folded or whole), `%nbsight memory` and `%nbsight traceback`."
+                "`%nbsight errors on|off` (folded or whole), `%nbsight memory`, `%nbsight traceback` and "
+                "`%nbsight serve MODEL...`."
             )
         return None
+
+    def _serve(self, words: list[str]) -> None:
+        """`%nbsight serve gpt2`: a server for this notebook; `%nbsight serve stop` ends it."""
+        from nbsight.notebook.serving import serve, stop
+
+        if words == ["stop"]:
+            print("the server has ended" if stop() else "this kernel has started no server")
+        else:
+            print(serve(words))
 
     def _status(self) -> str:
         named = state.named_models(self.shell)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import builtins
 import contextlib
+import queue
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -32,6 +34,9 @@ _PATIENCE = 60.0
 
 #: Bytes of a result above which its large tensors are fetched when they are used.
 LAZY = 4 * 2**20
+
+#: Seconds between two looks at the clock while nothing is heard.
+_TICK = 0.2
 
 #: Seconds after an interrupt in which another one cancels the job.
 _AGAIN = 2.0
@@ -115,7 +120,7 @@ class RemoteJob:
         Raises:
             TimeoutError: it has not ended by then; it goes on.
         """
-        line = progress_line(verbose)
+        line = progress_line(verbose, self.row)
         try:
             self._follow(line, None if timeout is None else time.monotonic() + timeout)
         except KeyboardInterrupt:
@@ -197,9 +202,10 @@ class RemoteJob:
             try:
                 if self._stream is None:
                     self._stream = self.client.events(self.job_id, self._seq)
-                for event in self._stream:
+                for event in self._stream if not line.ticks else self._pumped():
                     failing = None
-                    self._heard(event, line)
+                    if event is not None:
+                        self._heard(event, line)
                     line.show(f"job {self.job_id[:8]}: {self.progress}")
                     if until is not None and time.monotonic() > until and self.state not in FINAL:
                         raise TimeoutError(f"job {self.job_id} has not ended yet: {self.progress}.")
@@ -217,6 +223,36 @@ class RemoteJob:
                 self._drop_stream()
         self._drop_stream()
 
+    def _pumped(self) -> Iterator[Event | None]:
+        """The events of the stream, and None now and then while there are none.
+
+        They are read by a thread, which goes on to their end if nobody waits for them any more.
+        """
+        stream, self._stream = self._stream, None
+        assert stream is not None
+        heard: queue.SimpleQueue[Event | Exception | None] = queue.SimpleQueue()
+
+        def read() -> None:
+            try:
+                for event in stream:
+                    heard.put(event)
+                heard.put(None)
+            except Exception as error:  # for whoever waits
+                heard.put(error)
+
+        threading.Thread(target=read, name=f"nbsight-job-{self.job_id[:8]}", daemon=True).start()
+        while True:
+            try:
+                event = heard.get(timeout=_TICK)
+            except queue.Empty:
+                yield None
+                continue
+            if event is None:
+                return
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
     def _drop_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -232,10 +268,12 @@ class RemoteJob:
         elif event.kind == "place":
             eta = data.get("eta")
             self.progress = f"waits, place {data['place']}" + (f", about {duration(eta)}" if eta else "")
+            listed.queue(self, data["place"], eta)
         elif event.kind == "progress":
             self.progress = str(data.get("text", ""))
+            listed.count(self, data.get("done"), data.get("total"))
         elif event.kind == "log":
-            line.close()
+            line.clear()
             self._print(data)
         listed.tell(self, str(data.get("text", "")) if event.kind == "log" else "")
 

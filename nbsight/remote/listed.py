@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nbsight.remote.client import Client
     from nbsight.remote.job import RemoteJob
 
-__all__ = ["detach", "list_job", "tell"]
+__all__ = ["count", "detach", "list_job", "queue", "tell"]
 
 PAUSE = 2.0
 
@@ -70,6 +70,33 @@ def tell(job: RemoteJob, said: str = "") -> None:
     for line in said.splitlines():
         row.log.append(line)
     _set(row, job.state, job.progress, "" if job.error is None else job.error)
+
+
+def count(job: RemoteJob, done: Any, total: Any) -> None:
+    """A job has come so far: the bar's length, where the server counts.
+
+    Args:
+        done: Tokens, forwards or steps that are done.
+        total: How many there will be, if that is known.
+    """
+    row = job.row
+    if row is None or row.is_over or type(done) is not int:
+        return
+    if type(total) is int and total > 0:
+        row.total = total
+    row.start()
+    row.advance(to=done)
+
+
+def queue(job: RemoteJob, place: int, eta: float | None) -> None:
+    """A job waits at a place.
+
+    Args:
+        place: 1 for the next.
+        eta: Seconds, if the server knows.
+    """
+    if job.row is not None and not job.row.is_over:
+        job.row.wait(place, eta)
 
 
 def _set(row: jobs.Job, state: str, note: str, error: str) -> None:

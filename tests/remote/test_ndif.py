@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from nbsight import LanguageModel
 from nbsight.core.saving import save
-from nbsight.errors import RemoteError
+from nbsight.errors import NbsightWarning, RemoteError
 from nbsight.remote import addresses, jobs
 
 if importlib.util.find_spec("nnsight") is None:
@@ -282,6 +282,17 @@ def test_a_result_that_could_run_code_is_opened_when_told_to(model, ndif):
     with pytest.raises(RemoteError, match=r"runs code that NDIF chooses.*trust=True"):
         job.result()
     assert type(job.result(trust=True)["whole"]).__name__ == "DynamicCache"
+
+
+def test_a_full_disk_loses_no_job(model, here, ndif, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nbsight.remote.ndif.records.write_private", full)
+    with pytest.warns(NbsightWarning, match=r"could not be written down.*No space left"):
+        with model.trace(PROMPT, remote="ndif"):
+            state = model.transformer.h[1].output[0].save()
+    assert close(state, plain_states(here)[0][1])
 
 
 def test_nothing_of_nnsight_stays_on_objects_or_torch(model, ndif):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from nbsight.core.backend import Job
 from nbsight.core.displays import name_of
-from nbsight.errors import RemoteError
+from nbsight.errors import NbsightWarning, RemoteError
 from nbsight.remote.job import RemoteJob, Sender
 from nbsight.remote.listed import list_job
 from nbsight.remote.ndif.records import Record, keep
@@ -95,7 +96,14 @@ def send_to_ndif(client: NdifClient, job: Job, options: Options) -> NdifJob:
         home=job.block.filename,
         names=sorted(job.block.stores),
     )
-    keep(record)
+    try:
+        keep(record)
+    except OSError as error:  # a full disk must not lose a job that NDIF has
+        warnings.warn(
+            f"the job {answer.id} was sent, and its id could not be written down ({error}); note it.",
+            NbsightWarning,
+            stacklevel=2,
+        )
     sent = NdifJob(client, answer.id, record)
     list_job(sent, job.kind, model, is_detached=not options.blocking)
     return sent
