@@ -458,7 +458,7 @@ def test_what_would_take_too_much_is_refused_before_it_is_done(attack, source):
     began = time.monotonic()
     with pytest.raises((RemoteError, PathError, RecursionError, TypeError)) as caught:
         attack(f"import math\n{source}\n")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 90  # on a busy machine; what was asked for would take hours
     if isinstance(caught.value, TypeError):  # Python refuses it itself
         assert "prod" in source or "map(" in source
 
