@@ -132,6 +132,22 @@ describe('heads', () => {
     expect(view.rows()[1]!.slice(0, 4)).toEqual(['z_by_head', 2, 1 - 1, '']);
     expect(view.picture()).toContain('z_by_head');
   });
+  it('take the place of the tokens, and the tokens theirs again', () => {
+    const { parent, view } = open();
+    const focused = parent.querySelector<HTMLElement>('[data-run=clean][data-column="1"]')!;
+    focused.focus();
+    view.configure({ ...STATE, cone: false });
+    expect(document.activeElement).toBe(focused); // what says the same stays
+    view.configure({ ...STATE, ...HEADS });
+    expect([...parent.querySelectorAll('.nbsight-patching-head')].map(each => each.textContent)).toEqual([
+      '0',
+      '1'
+    ]);
+    expect(parent.querySelector('.nbsight-patching-chip, [data-at=foot] > *')).toBeNull();
+    view.configure(STATE);
+    expect(parent.querySelectorAll('.nbsight-patching-chip')).toHaveLength(8);
+    expect(parent.querySelector('.nbsight-patching-head')).toBeNull();
+  });
   it('are patched at all positions, or at the one that is chosen', () => {
     const { press, kernel, one, states } = open({ state: HEADS });
     press('ArrowRight');
@@ -213,6 +229,12 @@ describe('a frozen run', () => {
 });
 
 describe('pairs of prompts', () => {
+  it('bring their own tokens, though there are as many', () => {
+    const { view, chip } = open();
+    const clean = { prompt: 'A b c d', tokens: ['A', ' b', ' c', ' d'] };
+    view.update({ ...fixture.header, clean, pair: 1 }, fromBase64(fixture.data));
+    expect(chip('clean', 1).textContent).toBe('·b');
+  });
   it('are offered as text, and the kernel shows the chosen one', () => {
     const { parent, kernel } = open();
     const select = [...parent.querySelectorAll('select')].find(each =>

@@ -27,6 +27,6 @@ def test_the_examples_run_one_after_the_other_and_print_what_is_written(capsys):
 
 def test_its_pictures_are_there():
     found = re.findall(r"\]\((images/[^)]+)\)", TEXT)
-    assert len(found) == 6
+    assert len(found) == 7
     for name in found:
         assert (PAGE.parent / name).stat().st_size < 120_000, f"{name} is large for a page"

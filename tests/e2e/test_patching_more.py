@@ -43,14 +43,14 @@ def test_heads_are_swept_and_patched_and_their_sweep_is_listed(notebook: Noteboo
     page.click(f"{VIEW} button:has-text('Sweep · 48 runs')")
     page.wait_for_selector(f"{VIEW} button:has-text('Sweep')", state="hidden")
     page.focus(f"{VIEW} .nbsight-heat")
-    for key in ("PageDown", "Home", *["ArrowUp"] * 5, "ArrowRight"):
+    for key in ("PageDown", "Home", *["ArrowUp"] * 10, *["ArrowRight"] * 3):
         page.keyboard.press(key)
     said = page.locator(f"{VIEW} .nbsight-readout").inner_text()
-    assert said.startswith("Layer 5, head 1: ")
+    assert said.startswith("Layer 10, head 3: ")
     page.keyboard.press("Enter")
     done(page)
-    assert "L5 z head 1 at all positions" in page.locator(f"{VIEW} .nbsight-patching-stack").inner_text()
-    single, swept = asked(notebook, "[w.patched['value'], float(w.result.head_values[0, 5, 0, 1])]")
+    assert "L10 z head 3 at all positions" in page.locator(f"{VIEW} .nbsight-patching-stack").inner_text()
+    single, swept = asked(notebook, "[w.patched['value'], float(w.result.head_values[0, 10, 0, 3])]")
     assert single == pytest.approx(swept, abs=1e-3)
     assert asked(notebook, "[job.title for job in jobs()]") == ["patching z by head"]
     for theme in ("Dark", "Light"):
@@ -109,8 +109,20 @@ def test_another_pair_is_chosen(notebook: Notebook):
     click_cell(page, 3, 3)
     done(page)
     value = float(page.locator(f"{VIEW} .nbsight-patching-share strong").inner_text().replace("−", "-"))
-    check = (
-        "float(nbsight.activation_patching(model, clean[1], corrupted[1], answers=(' Paris', ' Rome'), "
-        "layers=[3], positions=[3]).values[0, 0, 0, 0])"
+    assert value == pytest.approx(swept_alone(), abs=0.02)
+
+
+def swept_alone() -> float:
+    """The same patch of the second pair, from a sweep of our own."""
+    import nbsight
+
+    model = nbsight.LanguageModel("nbsight/demo", dispatch=True)
+    found = nbsight.activation_patching(
+        model,
+        "The capital of France is",
+        "The capital of Italy is",
+        answers=(" Paris", " Rome"),
+        layers=[3],
+        positions=[3],
     )
-    assert value == pytest.approx(asked(notebook, check), abs=0.02)
+    return float(found.values[0, 0, 0, 0])

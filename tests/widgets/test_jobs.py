@@ -15,6 +15,7 @@ from nbsight.core.jobs import Job
 from nbsight.models.language_model import LanguageModel
 from nbsight.widgets import JobsWidget
 from nbsight.widgets.base import STILL_MIME
+from nbsight.widgets.jobs import _views
 from tests.widgets.page import Page
 from tests.widgets.shared_jobs import FIXTURE, Found, as_json, shared_jobs
 
@@ -184,11 +185,17 @@ def test_a_bar_under_a_cell_shows_its_job_only_and_costs_no_picture_while_it_run
     bar.close()
 
 
-def test_a_closed_view_hears_nothing_and_leaves_no_listener():
+def test_a_closed_view_hears_nothing_and_the_last_one_leaves_no_listener():
+    for other in list(_views):  # of other tests
+        other.close()
     before = list(jobs.listeners)
-    view = JobsWidget()
+    view, second = JobsWidget(), JobsWidget()
     assert len(jobs.listeners) == len(before) + 1
     view.close()
+    Job("later")
+    assert view.header["jobs"] == []
+    assert len(second.header["jobs"]) == 1
+    second.close()
     assert jobs.listeners == before
 
 

@@ -36,6 +36,8 @@ export class Heatmap {
   private room = 600;
   private window = [0, 0, 0, 0];
   private scheduled = 0;
+  /** What labels were when they were made; marks that others have put on them since do not count. */
+  private readonly made = new WeakMap<HTMLElement, string>();
 
   constructor(
     private spec: HeatmapSpec,
@@ -331,15 +333,22 @@ export class Heatmap {
       [this.foot, this.spec.foot]
     ] as const) {
       if (!strip) {
+        node.replaceChildren();
+        node.setAttribute('role', 'presentation');
         continue;
       }
-      // Kept where they are the same: a label that holds the focus must not be replaced under it.
+      // Kept where they say the same: a label that holds the focus must not be replaced under it.
       const kept = new Map(
         [...node.querySelectorAll<HTMLElement>('[data-column]')].map(each => [each.dataset.column, each])
       );
       const wanted: HTMLElement[] = [];
       for (let column = first; column < last; column++) {
-        const label = (this.window[0] === first && kept.get(String(column))) || strip.make(column);
+        const made = strip.make(column);
+        const old = kept.get(String(column));
+        const label = old && this.made.get(old) === made.outerHTML ? old : made;
+        if (label === made) {
+          this.made.set(made, made.outerHTML);
+        }
         label.dataset.column = String(column);
         label.style.left = `${this.left(column)}px`;
         label.style.width = `${this.width - 1}px`;
@@ -349,12 +358,13 @@ export class Heatmap {
         'role',
         wanted.some(each => each.getAttribute('role') === 'columnheader') ? 'row' : 'presentation'
       );
-      const corner = h(
-        'div',
-        { class: 'nbsight-heat-corner' },
-        this.spec.corners?.[node === this.head ? 0 : 1] ?? ''
-      );
-      node.replaceChildren(corner, ...wanted);
+      const corner = this.spec.corners?.[node === this.head ? 0 : 1] ?? '';
+      const there = [...node.children];
+      if (there.length === wanted.length + 1 && wanted.every((label, i) => label === there[i + 1])) {
+        there[0]!.textContent = corner; // putting the same in again would take the focus off one of them
+      } else {
+        node.replaceChildren(h('div', { class: 'nbsight-heat-corner' }, corner), ...wanted);
+      }
     }
   }
 

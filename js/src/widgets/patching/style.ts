@@ -1,6 +1,6 @@
 export const STYLE = `
 .nbsight-patching { --nb-label: 72px; }
-.nbsight-patching select { max-width: 216px; }
+.nbsight-patching select { max-width: 196px; text-overflow: ellipsis; }
 .nbsight-patching-chip {
   align-items: center; border-radius: 4px; display: flex; flex-direction: column; font-family: var(--nb-mono) !important; height: 26px; justify-content: center;
   overflow: hidden; padding: 0 2px !important; touch-action: none; white-space: pre;
@@ -20,7 +20,7 @@ export const STYLE = `
 .nbsight-patching .nbsight-bar b[data-mark='3'] { background: none; border: 1px dashed var(--nb-ink); border-width: 0 2px 0 0; box-shadow: none; height: 19px; top: -4px; }
 .nbsight-patching .nbsight-key { flex-wrap: wrap; }
 .nbsight-patching .nbsight-key i[data-mark='3'] { background: none; border-right: 2px dashed var(--nb-ink); }
-.nbsight-patching-head { color: var(--nb-muted); display: block; font-size: 11px; line-height: 20px; text-align: center; }
+.nbsight-patching-head { color: var(--nb-muted); display: block; font-size: 11px; line-height: 20px; text-align: center; width: 100%; }
 .nbsight-patching-ends { color: var(--nb-muted); display: flex; font-size: 11px; font-variant-numeric: tabular-nums; justify-content: space-between; }
 .nbsight-beside .nbsight-patching-share { color: var(--nb-ink); margin: 4px 0 12px; min-height: 18px; }
 .nbsight-beside .nbsight-patching-gauge > p:first-child { margin: 0; overflow-wrap: anywhere; }
