@@ -4,7 +4,7 @@ import { Link, type Linked } from '../src/shared/bus';
 import { History, Switch } from '../src/shared/controls';
 import { Heatmap } from '../src/shared/heatmap';
 import { heatmapSvg } from '../src/shared/heatmapsvg';
-import { linesSvg } from '../src/shared/lines';
+import { Lines, linesSvg } from '../src/shared/lines';
 import { inks, luminance, parse, SERIES_DARK, SERIES_LIGHT, signed } from '../src/shared/palette';
 import { csv } from '../src/shared/save';
 import { drawn, label, sheet } from '../src/shared/svg';
@@ -213,6 +213,22 @@ describe('lines', () => {
     );
     expect(svg).not.toContain('NaN');
     expect(svg).not.toContain('Infinity');
+  });
+  it('are marked at a place and not drawn again for it', () => {
+    const lines = new Lines(
+      { ...base, lines: [line([1, 2, 3])] },
+      { point: () => undefined, choose: () => undefined }
+    );
+    lines.resize(400);
+    const svg = lines.node.firstElementChild!;
+    lines.mark(2);
+    expect(svg.querySelectorAll('[data-mark]')).toHaveLength(1);
+    const at = Number(svg.querySelector('[data-mark]')!.getAttribute('x1'));
+    lines.mark(0);
+    expect(Number(svg.querySelector('[data-mark]')!.getAttribute('x1'))).toBeLessThan(at);
+    expect(lines.node.firstElementChild).toBe(svg);
+    lines.mark(null);
+    expect(svg.querySelector('[data-mark]')).toBeNull();
   });
   it('name themselves as text', () => {
     const svg = linesSvg({ ...base, lines: [line([1, 2, 3])] }, { width: 300, height: 200 }, inks(true));

@@ -80,12 +80,37 @@ export class Lines {
   mark(place: number | null): void {
     if (place !== this.marked) {
       this.marked = place;
-      this.draw();
+      this.placeMark();
     }
   }
 
+  /** The mark alone: what it moves over may be a hundred lines. */
+  private placeMark(): void {
+    const svg = this.node.firstElementChild;
+    svg?.querySelector('[data-mark]')?.remove();
+    if (!svg || this.marked === null || this.marked >= this.spec.x.length) {
+      return;
+    }
+    const mark = document.createElementNS('http://www.w3.org/2000/svg', 'line');
+    const at = String(along(this.spec, this.size)(this.marked));
+    const attributes = {
+      x1: at,
+      x2: at,
+      y1: EDGES.top,
+      y2: this.size.height - EDGES.bottom,
+      stroke: inks(this.dark).ring,
+      'stroke-dasharray': '3 3',
+      'data-mark': ''
+    };
+    for (const [name, value] of Object.entries(attributes)) {
+      mark.setAttribute(name, String(value));
+    }
+    svg.append(mark);
+  }
+
   private draw(): void {
-    this.node.replaceChildren(drawn(linesSvg(this.spec, this.size, inks(this.dark), this.marked)));
+    this.node.replaceChildren(drawn(linesSvg(this.spec, this.size, inks(this.dark))));
+    this.placeMark();
   }
 
   private nearest(event: MouseEvent): [number, number] | null {
@@ -116,13 +141,17 @@ function axes({ lines, x, isLog, limits }: LinesSpec, { width, height }: Size) {
     ? scaleLog([Math.max(low, 1e-9), high > low ? high : low * 10], range)
     : scaleLinear([Math.min(0, low), high > low ? high : low + 1], range).nice(5);
   return {
-    x: scaleLinear([0, Math.max(1, x.length - 1)], [EDGES.left, width - EDGES.right]),
+    x: along({ x }, { width }),
     y: y.clamp(true)
   };
 }
 
+function along({ x }: Pick<LinesSpec, 'x'>, { width }: Pick<Size, 'width'>) {
+  return scaleLinear([0, Math.max(1, x.length - 1)], [EDGES.left, width - EDGES.right]);
+}
+
 /** The picture of lines, for the page and for files. */
-export function linesSvg(spec: LinesSpec, size: Size, colours: Inks, marked: number | null = null): string {
+export function linesSvg(spec: LinesSpec, size: Size, colours: Inks): string {
   const { x, y } = axes(spec, size);
   const parts: string[] = [`<title>${escaped(spec.title)}</title>`];
   const [x0, x1] = [EDGES.left, size.width - EDGES.right];
@@ -152,19 +181,6 @@ export function linesSvg(spec: LinesSpec, size: Size, colours: Inks, marked: num
   );
   const turn = `translate(12 ${(EDGES.top + size.height - EDGES.bottom) / 2}) rotate(-90)`;
   parts.push(label(spec.yTitle, 0, 0, { fill: colours.muted, 'text-anchor': 'middle', transform: turn }));
-  if (marked !== null) {
-    const at = x(marked);
-    parts.push(
-      tag('line', {
-        x1: at,
-        x2: at,
-        y1: EDGES.top,
-        y2: size.height - EDGES.bottom,
-        stroke: colours.ring,
-        'stroke-dasharray': '3 3'
-      })
-    );
-  }
   const ordered = [...spec.lines].sort(
     (a, b) => Number(a.strength === 'strong') - Number(b.strength === 'strong')
   );
