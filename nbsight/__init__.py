@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nbsight.analysis.attribution import attribution_patching
     from nbsight.analysis.component_lens import component_lens
     from nbsight.analysis.direct import direct_attribution
+    from nbsight.analysis.distributions import entropy, kl, log_probs, perplexity
+    from nbsight.analysis.generation_pair import compare_generations
     from nbsight.analysis.heads import head_scores
     from nbsight.analysis.lens import logit_lens
     from nbsight.analysis.metrics import kl_divergence, log_probability, logit_difference, probability
@@ -32,21 +34,27 @@ if TYPE_CHECKING:
     from nbsight.core.stacking import stack_steps
     from nbsight.errors import (
         EditWarning,
+        MemoryNotice,
         NbsightError,
         NbsightWarning,
+        NotEnoughMemoryError,
         NotFiniteError,
         OrderNotice,
         OutOfOrderError,
+        RemoteError,
         SourceNotAvailable,
         UnknownArchitectureError,
     )
     from nbsight.models.attention_difference import attention_difference
     from nbsight.models.diffusion_model import DiffusionModel
     from nbsight.models.language_model import LanguageModel
+    from nbsight.models.sizing import estimate_memory
     from nbsight.models.standard import verify
+    from nbsight.models.steering import Steering
     from nbsight.models.transformers_model import TransformersModel
     from nbsight.models.vision_language_model import VisionLanguageModel
     from nbsight.models.wrapped import NNsight, wrap
+    from nbsight.models.writing import Stream
     from nbsight.notebook.extension import load_ipython_extension, unload_ipython_extension
     from nbsight.remote.addresses import connect
     from nbsight.remote.attached import jobs
@@ -57,10 +65,14 @@ if TYPE_CHECKING:
     from nbsight.results.base import load_result
     from nbsight.results.component_lens import ComponentLens
     from nbsight.results.direct import DirectAttribution
+    from nbsight.results.generation import Generated, GeneratedToken, Generations
+    from nbsight.results.generation_pair import GenerationPair
     from nbsight.results.heads import HeadScores
     from nbsight.results.lens import Lens
     from nbsight.results.norms import Norms
     from nbsight.results.patching import Patching
+    from nbsight.results.scores import Divergence, Entropy, LogProbs
+    from nbsight.results.sizes import MemoryEstimate, Placement
     from nbsight.results.tokens import TokenBatch, Tokens
     from nbsight.results.verification import Verification
     from nbsight.widgets.inspector import InspectorWidget
@@ -82,19 +94,29 @@ __all__ = [
     "ComponentLens",
     "DiffusionModel",
     "DirectAttribution",
+    "Divergence",
     "EditWarning",
+    "Entropy",
     "Envoy",
+    "Generated",
+    "GeneratedToken",
+    "GenerationPair",
+    "Generations",
     "HeadScores",
     "InspectorWidget",
     "LanguageModel",
     "Lens",
     "LensWidget",
+    "LogProbs",
+    "MemoryEstimate",
+    "MemoryNotice",
     "NNsight",
     "NNsightDeprecationWarning",
     "NbsightError",
     "NbsightWarning",
     "Norms",
     "NormsWidget",
+    "NotEnoughMemoryError",
     "NotFiniteError",
     "Object",
     "OrderNotice",
@@ -102,10 +124,14 @@ __all__ = [
     "Patching",
     "PatchingSweep",
     "PatchingWidget",
+    "Placement",
     "Receipt",
     "Receipts",
+    "RemoteError",
     "SourceNotAvailable",
+    "Steering",
     "StepperWidget",
+    "Stream",
     "TokenBatch",
     "Tokens",
     "TransformersModel",
@@ -118,17 +144,23 @@ __all__ = [
     "attention_difference",
     "attribution_patching",
     "backward",
+    "compare_generations",
     "component_lens",
     "connect",
     "direct_attribution",
+    "entropy",
+    "estimate_memory",
     "head_scores",
     "jobs",
+    "kl",
     "kl_divergence",
     "load_ipython_extension",
     "load_result",
     "log_probability",
+    "log_probs",
     "logit_difference",
     "logit_lens",
+    "perplexity",
     "probability",
     "save",
     "stack_steps",
@@ -141,6 +173,26 @@ __all__ = [
 # Where each public name lives. They are imported on first use, so that `import nbsight` costs
 # milliseconds and works where torch is not wanted (the notebook front end asks for the version).
 _HOMES = {
+    "RemoteError": "nbsight.errors:RemoteError",
+    "MemoryNotice": "nbsight.errors:MemoryNotice",
+    "NotEnoughMemoryError": "nbsight.errors:NotEnoughMemoryError",
+    "compare_generations": "nbsight.analysis.generation_pair:compare_generations",
+    "log_probs": "nbsight.analysis.distributions:log_probs",
+    "entropy": "nbsight.analysis.distributions:entropy",
+    "kl": "nbsight.analysis.distributions:kl",
+    "perplexity": "nbsight.analysis.distributions:perplexity",
+    "Generated": "nbsight.results.generation:Generated",
+    "Generations": "nbsight.results.generation:Generations",
+    "GeneratedToken": "nbsight.results.generation:GeneratedToken",
+    "GenerationPair": "nbsight.results.generation_pair:GenerationPair",
+    "LogProbs": "nbsight.results.scores:LogProbs",
+    "Entropy": "nbsight.results.scores:Entropy",
+    "Divergence": "nbsight.results.scores:Divergence",
+    "Stream": "nbsight.models.writing:Stream",
+    "Steering": "nbsight.models.steering:Steering",
+    "estimate_memory": "nbsight.models.sizing:estimate_memory",
+    "MemoryEstimate": "nbsight.results.sizes:MemoryEstimate",
+    "Placement": "nbsight.results.sizes:Placement",
     "CONFIG": "nbsight.compat:CONFIG",
     "Ablation": "nbsight.results.ablation:Ablation",
     "AblationSweep": "nbsight.analysis.ablation:AblationSweep",
