@@ -85,7 +85,8 @@ BLOCKS = {
         "trace",
         (
             "norms = []\nfor layer in range(L, 12):\n"
-            "    norms.append(model.transformer.h[layer].output[0].norm(dim=-1))\nout = torch.stack(norms).save()"
+            "    norms.append(model.transformer.h[layer].output[0].norm(dim=-1))"
+            "\nout = torch.stack(norms).save()"
         ),
     ),
     "a function of one's own": (
@@ -127,8 +128,8 @@ BLOCKS = {
         "session",
         (
             "found = []\nfor scale in (0.0, 0.5, 1.0):\n    with model.trace(PROMPT):\n"
-            "        model.transformer.h[L].mlp.output[:] *= scale\n        found.append(model.output[0, -1].max())\n"
-            "out = torch.stack(found).save()"
+            "        model.transformer.h[L].mlp.output[:] *= scale\n        found.append(model.output[0, -1].max())"
+            "\nout = torch.stack(found).save()"
         ),
     ),
     "one trace feeds the next": (
