@@ -128,7 +128,8 @@ BLOCKS = {
         "session",
         (
             "found = []\nfor scale in (0.0, 0.5, 1.0):\n    with model.trace(PROMPT):\n"
-            "        model.transformer.h[L].mlp.output[:] *= scale\n        found.append(model.output[0, -1].max())"
+            "        model.transformer.h[L].mlp.output[:] *= scale\n"
+            "        found.append(model.output[0, -1].max())"
             "\nout = torch.stack(found).save()"
         ),
     ),
