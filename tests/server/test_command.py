@@ -85,7 +85,7 @@ def test_what_cannot_be_kept_is_refused_with_the_reason(words, message, tmp_path
 def test_the_tier_follows_the_address_and_programs_are_limited(tmp_path):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "serve", lambda settings, say: seen.append(settings))
+        patch.setattr(cli, "serve", lambda settings, say, *_: seen.append(settings))
         (tmp_path / "keys").write_text("ada 0123456789abcdef")
         run("serve", "--host", "0.0.0.0", "--api-keys", str(tmp_path / "keys"))
         run("serve", "a", "b", "--port", "0", "--workers", "2", "--device-map", "auto", "--memory", "1.5")
