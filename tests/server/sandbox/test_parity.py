@@ -85,13 +85,8 @@ BLOCKS = {
         "trace",
         (
             "norms = []\nfor layer in range(L, 12):\n"
-<<<<<<< HEAD
-            "    norms.append(model.transformer.h[layer].output[0].norm(dim=-1))\n"
-            "out = torch.stack(norms).save()"
-=======
             "    norms.append(model.transformer.h[layer].output[0].norm(dim=-1))"
             "\nout = torch.stack(norms).save()"
->>>>>>> sandbox
         ),
     ),
     "a function of one's own": (
@@ -134,13 +129,8 @@ BLOCKS = {
         (
             "found = []\nfor scale in (0.0, 0.5, 1.0):\n    with model.trace(PROMPT):\n"
             "        model.transformer.h[L].mlp.output[:] *= scale\n"
-<<<<<<< HEAD
-            "        found.append(model.output[0, -1].max())\n"
-            "out = torch.stack(found).save()"
-=======
             "        found.append(model.output[0, -1].max())"
             "\nout = torch.stack(found).save()"
->>>>>>> sandbox
         ),
     ),
     "one trace feeds the next": (
