@@ -30,6 +30,7 @@ import torch
 
 from nbsight.core.backend import Job, rehearsing
 from nbsight.core.capture import Block
+from nbsight.core.tracebacks import users_part
 from nbsight.errors import EditError, NbsightError, OutOfOrderError, PathError
 from nbsight.wire.api import ServerInfo
 from nbsight.wire.execute import run_program, with_edits
@@ -155,7 +156,7 @@ def _run(job: Job, program: Program) -> None:
             f"'Tensor' object has no attribute {failure.name!r}", name=failure.name
         ).with_traceback(failure.__traceback__)
     if failure is not None:
-        raise failure
+        raise failure.with_traceback(users_part(failure.__traceback__))
 
 
 def _watched(code: CodeType, job: Job) -> CodeType | None:

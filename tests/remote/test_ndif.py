@@ -232,7 +232,7 @@ def test_statuses_come_in_our_words(model, ndif, monkeypatch):
 
 def test_an_error_arrives_on_the_users_line(model, ndif):
     with pytest.raises(RuntimeError, match=r"mat1 and mat2|size|shape") as caught:
-        with model.trace(PROMPT, remote="ndif"):
+        with model.trace(PROMPT, remote="ndif", rehearse=False):
             state = model.transformer.h[1].output[0]
 
             # a comment and an empty line, which unparsing would lose
