@@ -41,7 +41,7 @@ def test_heads_are_swept_and_patched_and_their_sweep_is_listed(notebook: Noteboo
     page = notebook.page
     select(page, "Site").select_option("z_by_head")
     page.click(f"{VIEW} button:has-text('Sweep · 48 runs')")
-    page.wait_for_selector(f"{VIEW} button:has-text('Sweep')", state="hidden")
+    page.wait_for_selector(f"{VIEW} button.nbsight-do", state="hidden")  # says Stop while it runs
     page.focus(f"{VIEW} .nbsight-heat")
     for key in ("PageDown", "Home", *["ArrowUp"] * 10, *["ArrowRight"] * 3):
         page.keyboard.press(key)
