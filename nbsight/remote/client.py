@@ -157,7 +157,8 @@ class Client:
 
     def events(self, job: str, after: int = 0) -> Iterator[Event]:
         """The events of a job after one of them."""
-        headers = {"Last-Event-ID": str(after)} if after else {}
+        headers = {"Accept": "text/event-stream"}  # without it some proxies wait for the end
+        headers |= {"Last-Event-ID": str(after)} if after else {}
         path = f"/v1/jobs/{quote(job, safe='')}/events"
         return _events(self._send("GET", path, headers=headers, stream=True), self.url)
 

@@ -7,6 +7,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from nbsight.server.settings import RefusedToStart, is_loopback
 
@@ -80,14 +81,19 @@ def owner_of(authorization: str | None, keys: Mapping[str, str]) -> str | None:
     return keys.get(digest_of(key.strip())) if scheme.lower() == "bearer" and key else None
 
 
-def wrong_origin(headers: Mapping[str, str], host: str) -> str | None:
-    """Why a request is not answered: a page of another site sent it, or a name that points here by a "
-    "trick."""
+def wrong_origin(headers: Mapping[str, str], host: str, public: str = "") -> str | None:
+    """Why a request is not answered: a page of another site sent it, or a name points here by a trick.
+
+    Args:
+        headers: The request's.
+        host: The address that the server listens on.
+        public: The address under which a proxy lets others reach it.
+    """
     named = headers.get("host", "")
     name = named.rsplit(":", 1)[0] if named.count(":") <= 1 else named.partition("]")[0].lstrip("[")
-    if is_loopback(host) and not is_loopback(name):
+    if is_loopback(host) and not is_loopback(name) and named != urlsplit(public).netloc:
         return f"this server answers on {host} only, and was asked as {named!r}."
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != named:
+    if origin is not None and origin.partition("://")[2] not in (named, urlsplit(public).netloc or named):
         return f"a page of {origin!r} may not use this server."
     return None

@@ -11,12 +11,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from nbsight.server.access import owner_of, wrong_origin
 from nbsight.server.dispatch import Dispatcher
@@ -112,7 +113,10 @@ def make_app(settings: Settings, store: Store, engine: Engine | None = None) -> 
         _route(job + "/result", _result, "GET"),
         _route(job + "/cancel", _cancel, "POST"),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    # A proxy that leaves its path in front finds the same routes there.
+    prefix = urlsplit(settings.public_url).path.rstrip("/")
+    behind = [Mount(prefix, routes=routes)] if prefix else []
+    return Starlette(routes=[*behind, *routes], lifespan=lifespan)
 
 
 def _complain(task: asyncio.Task[None]) -> None:
@@ -123,7 +127,7 @@ def _complain(task: asyncio.Task[None]) -> None:
 def _route(path: str, handler: Handler, method: str) -> Route:
     async def guarded(request: Request) -> Response:
         service: Service = request.app.state.service
-        problem = wrong_origin(request.headers, service.settings.host)
+        problem = wrong_origin(request.headers, service.settings.host, service.settings.public_url)
         if problem is not None:
             return refusal(403, ErrorRecord("forbidden", problem))
         owner = owner_of(request.headers.get("authorization"), service.settings.keys)

@@ -39,9 +39,10 @@ def main() -> None:
 @click.argument("models", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--public-url", default="", help="Where a proxy lets others reach it: https://host/path.")
 @click.option("--tier", type=click.Choice(["local", "program", "sandbox"]), help="What a job may do.")
 @click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes per model."
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 10_000), help="Processes per model."
 )
 @click.option("--device-map", help="Where weights go, as in transformers: cpu, cuda, auto.")
 @click.option("--dtype", help="The weights' dtype, such as bfloat16.")
@@ -86,13 +87,17 @@ def serve_command(models: tuple[str, ...], logs: Any, doctor: bool, **given: Any
 
 
 def _settings(models: tuple[str, ...], given: dict[str, Any]) -> Settings:
-    tier: Tier = given["tier"] or ("local" if is_loopback(given["host"]) else "program")
+    for_others = (
+        not is_loopback(given["host"]) or Settings((), Path(), public_url=given["public_url"]).is_public
+    )
+    tier: Tier = given["tier"] or ("program" if for_others else "local")
     options = {name: given[name] for name in ("device_map", "dtype") if given[name]}
     return Settings(
         models=tuple(dict.fromkeys(models)),
         data=given["data"] or data_dir() / "jobs",
         host=given["host"],
         port=given["port"],
+        public_url=given["public_url"],
         tier=tier,
         keys=read_keys(given["api_keys"]) if given["api_keys"] else {},
         workers=given["workers"],

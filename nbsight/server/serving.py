@@ -45,7 +45,7 @@ def serve(
         )
     token = None
     if not settings.keys:
-        if not is_loopback(settings.host):
+        if not is_loopback(settings.host) or settings.is_public:
             raise RefusedToStart(
                 "a server for others needs their keys: `--api-keys FILE` with `owner key` lines."
             )
@@ -61,6 +61,8 @@ def serve(
     if token is not None:
         file = announce(Running(url, token, os.getpid(), time.time(), settings.tier, list(settings.models)))
     say(f"nbsight serves {', '.join(settings.models)} at {url} (tier {settings.tier})")
+    if settings.public_url:
+        say(f"a proxy is to pass {settings.public_url} on to it")
     if token is not None:
         say("notebooks of this user find it: model.trace(prompt, remote=True)")
     set_up_logs(logs)

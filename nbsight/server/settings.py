@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from nbsight.errors import NbsightError
 from nbsight.wire.api import Limits
@@ -29,6 +30,8 @@ class Settings:
         data: The folder that holds its jobs.
         host: The address it listens on.
         port: Its port; 0 takes a free one.
+        public_url: The address under which a proxy lets others reach it, with the path that the proxy leaves
+            in front.
         tier: What a job may do.
         keys: Owners by the SHA-256 of their keys, in hex.
         workers: Processes per model.
@@ -49,6 +52,7 @@ class Settings:
     data: Path
     host: str = "127.0.0.1"
     port: int = 0
+    public_url: str = ""
     tier: Tier = "local"
     keys: dict[str, str] = field(default_factory=dict)
     workers: int = 1
@@ -64,6 +68,11 @@ class Settings:
     lease: float = 60.0
     grace: float = 3.0
 
+    @property
+    def is_public(self) -> bool:
+        """Whether others reach it through a proxy."""
+        return bool(self.public_url) and not is_loopback(urlsplit(self.public_url).hostname or "")
+
     def check(self) -> None:
         """Refuse what cannot be kept.
 
@@ -72,6 +81,16 @@ class Settings:
         """
         if self.tier == "sandbox":
             _check_walls()
+        public = urlsplit(self.public_url)
+        if self.public_url and (public.scheme not in ("http", "https") or not public.hostname):
+            raise RefusedToStart(
+                f"`--public-url {self.public_url}`: that is no address; write https://host/path."
+            )
+        if self.tier == "local" and self.is_public:
+            raise RefusedToStart(
+                f"in the `local` tier a block is Python that runs as you, and {self.public_url} is "
+                "an address for others. Behind a proxy for others use `--tier program` or `--tier sandbox`."
+            )
         if self.tier == "local" and not is_loopback(self.host):
             raise RefusedToStart(
                 f"in the `local` tier a block is Python that runs as you: whoever reaches {self.host} and "

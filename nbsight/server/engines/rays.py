@@ -159,11 +159,10 @@ class RayEngine(Engine):
         ray.shutdown()
 
     def policy(self, fixed: tuple[ModelSpec, ...]) -> Policy:
-        """Machines are shared: another worker is started where it is worth its load, and ends when idle."""
+        """Another worker is started where it is worth its load, and ends when idle; room limits the rest."""
         settings = self.settings
         return Policy(
             workers=settings.workers,
-            models=settings.most_models if settings.loads else 2**31,
             fixed=fixed,
             worth=self._number("worth", 1.0),
             idle=settings.idle,
