@@ -106,6 +106,8 @@ def test_another_pair_is_chosen(notebook: Notebook):
         f"{VIEW} .nbsight-patching-chip[data-run='clean'][data-column='3']:has-text('France')"
     )
     assert page.locator(f"{VIEW} .nbsight-patching-stack li").inner_text().startswith("None")
+    page.wait_for_selector(f"{VIEW}[data-stage='done']")
+    page.locator(VIEW).scroll_into_view_if_needed()
     click_cell(page, 3, 3)
     done(page)
     value = float(page.locator(f"{VIEW} .nbsight-patching-share strong").inner_text().replace("−", "-"))
