@@ -91,7 +91,7 @@ def wrong_origin(headers: Mapping[str, str], host: str, public: str = "") -> str
     """
     named = headers.get("host", "")
     name = named.rsplit(":", 1)[0] if named.count(":") <= 1 else named.partition("]")[0].lstrip("[")
-    if is_loopback(host) and not is_loopback(name) and named != urlsplit(public).netloc:
+    if is_loopback(host) and not is_loopback(name) and (not public or named != urlsplit(public).netloc):
         return f"this server answers on {host} only, and was asked as {named!r}."
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] not in (named, urlsplit(public).netloc or named):
