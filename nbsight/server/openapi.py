@@ -55,6 +55,13 @@ _LINES = _query("lines", {"type": "string"}, "If it is there, the module tree co
 _STREAM = "text/event-stream"
 _RESULT = "application/vnd.nbsight"
 
+#: One event of a stream, of which each body of that type has many.
+_EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("event", "data", "id")},
+    "required": ["event", "data"],
+}
+
 #: Method, path, what it does, its parameters, what it answers with (status, type of a body or a record), and
 #: the statuses beside those that every route has.
 ROUTES: list[tuple[str, str, str, list[Any], dict[int, Any], tuple[int, ...]]] = [
@@ -148,6 +155,8 @@ def _content(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _answer(body: Any, schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if body is None:
         return {"description": "done; nothing comes"}
+    if body == _STREAM:
+        return {"description": "events, one after the other", "content": _content(_STREAM, _EVENT)}
     if isinstance(body, str):
         schema = {"type": "string"} if body.startswith("text/") else {"type": "string", "format": "binary"}
         return {"description": "what was asked for", "content": _content(body, schema)}
