@@ -95,9 +95,9 @@ def expected(local_model: LanguageModel) -> torch.Tensor:
     return hidden
 
 
-def both_busy(model: LanguageModel) -> list:
+def both_busy(model: LanguageModel, seconds: float = 3.0) -> list:
     """Two jobs that run on two workers; the second worker is started if it must be."""
-    jobs = [slow_job(model, 3.0) for _ in range(20)]  # more than its load takes
+    jobs = [slow_job(model, seconds) for _ in range(20)]  # more than its load takes
 
     def running() -> list:
         return [job for job in jobs if job.info().state == "RUNNING"]
@@ -222,7 +222,7 @@ def test_a_server_that_dies_takes_no_job_along(there, model, local_model):
 def test_a_job_on_a_machine_that_is_lost_is_run_on_another(there, model, local_model, request):
     if there.engine == "local":
         pytest.skip("the local engine has one machine, and this test runs on it")
-    jobs = both_busy(model)
+    jobs = both_busy(model, 10.0)  # Ray takes seconds to end what ran on a lost machine
     cluster = request.getfixturevalue("cluster")
     cluster.remove_node(cluster.taken, allow_graceful=False)
     for job in jobs:
