@@ -95,13 +95,19 @@ def expected(local_model: LanguageModel) -> torch.Tensor:
     return hidden
 
 
-def both_busy(running: RunningServer, model: LanguageModel, seconds: float) -> list:
-    """Jobs of which the first two run on two workers, which are started if they must be."""
-    jobs = [slow_job(model, seconds) for _ in range(5)]
-    until(lambda: sum(job.info().state == "RUNNING" for job in jobs) == 2)
-    busy = sorted(jobs, key=lambda job: job.info().state != "RUNNING")
-    if busy[0].info().state != "RUNNING" or busy[1].info().state != "RUNNING":  # one has ended meanwhile
-        return both_busy(running, model, seconds)
+def both_busy(model: LanguageModel, seconds: float = 3.0) -> list:
+    """Two jobs that run on two workers; the second worker is started if it must be."""
+    jobs = [slow_job(model, seconds) for _ in range(20)]  # more than its load takes
+
+    def running() -> list:
+        return [job for job in jobs if job.info().state == "RUNNING"]
+
+    until(lambda: len(running()) == 2)
+    busy = running()
+    for job in jobs:
+        if job not in busy:
+            job.cancel()
+    assert len(busy) == 2
     return busy
 
 
@@ -192,7 +198,7 @@ def test_a_job_that_will_not_stop_ends_with_its_worker(there, model):
 
 
 def test_jobs_whose_worker_or_agent_is_killed_are_run_again(there, model, local_model):
-    jobs = both_busy(there, model, 1.0)
+    jobs = both_busy(model)
     first, second = (pids_of(job) for job in jobs[:2])
     os.kill(first[0], signal.SIGKILL)
     if there.engine == "ray":
@@ -216,7 +222,7 @@ def test_a_server_that_dies_takes_no_job_along(there, model, local_model):
 def test_a_job_on_a_machine_that_is_lost_is_run_on_another(there, model, local_model, request):
     if there.engine == "local":
         pytest.skip("the local engine has one machine, and this test runs on it")
-    jobs = both_busy(there, model, 1.0)
+    jobs = both_busy(model, 10.0)  # Ray takes seconds to end what ran on a lost machine
     cluster = request.getfixturevalue("cluster")
     cluster.remove_node(cluster.taken, allow_graceful=False)
     for job in jobs:
