@@ -66,7 +66,13 @@ def api(running):
 @pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, *_ in ROUTES])
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_the_server_answers_as_described(api, method, path, mode):
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=8,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
     @given(api[path][method].as_strategy(generation_mode=mode))
     def ask(case):
         case.call_and_validate(checks=CHECKS, headers=HEADERS, timeout=30)
