@@ -21,7 +21,7 @@ from tests.models.architectures import AVAILABLE, make
 IDS, SHORT = [5, 17, 3, 9, 4], [7, 8]
 
 #: Here the tokens that go to an expert are counted with numbers.
-OLD_EXPERTS = {"mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3"}
+OLD_EXPERTS = {"mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3"}
 IS_OLD = transformers.__version__.startswith("4.")
 
 
