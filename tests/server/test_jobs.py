@@ -331,6 +331,7 @@ def test_nobody_sees_the_jobs_of_another_owner(ada, model):
 ROUTES = [
     ("GET", "/health"),
     ("GET", "/metrics"),
+    ("GET", "/v1/openapi.json"),
     ("GET", "/v1/info"),
     ("GET", "/v1/whoami"),
     ("GET", "/v1/models"),
