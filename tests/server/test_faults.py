@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
@@ -38,6 +39,13 @@ from nbsight.wire.messages import frame
 from tests.server.attacking import a_parcel
 from tests.server.running import KEYS, RunningServer
 from tests.server.test_parts import row
+
+
+def finished(coroutine):
+    """What it returns, from a thread of its own: the browser of other tests keeps a loop on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
 
 PROMPT = "The capital of France is"
 HEADERS = {"Authorization": f"Bearer {KEYS['bob']}"}
@@ -147,14 +155,14 @@ def test_who_sends_a_byte_now_and_then_is_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(receiving, "_GRACE", 0.2)
     request = a_request([b"a"] * 100, 0.01)
     with pytest.raises(Refused) as caught:
-        asyncio.run(receiving._receive(request, tmp_path / "job", 10**6))
+        finished(receiving._receive(request, tmp_path / "job", 10**6))
     assert (caught.value.status, caught.value.record.code) == (408, "too_slow")
 
 
 def test_who_is_silent_is_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(receiving, "_SILENCE", 0.05)
     with pytest.raises(Refused) as caught:
-        asyncio.run(receiving._receive(a_request([b"a"] * 2, 5), tmp_path / "job", 10**6))
+        finished(receiving._receive(a_request([b"a"] * 2, 5), tmp_path / "job", 10**6))
     assert caught.value.status == 408
 
 
@@ -163,10 +171,10 @@ def test_an_announced_length_that_is_none_is_no_mistake_of_the_servers(tmp_path,
     request = a_request([b"abc"], **{"content-length": length})
     if length[:1] == "9":
         with pytest.raises(Refused) as caught:
-            asyncio.run(receiving._receive(request, tmp_path / "job", 10**6))
+            finished(receiving._receive(request, tmp_path / "job", 10**6))
         assert caught.value.status == 413
     else:
-        assert asyncio.run(receiving._receive(request, tmp_path / "job", 10**6))[1] == 3
+        assert finished(receiving._receive(request, tmp_path / "job", 10**6))[1] == 3
 
 
 def test_one_owner_has_no_more_than_so_many_jobs_on_their_way(monkeypatch):
@@ -306,7 +314,7 @@ def test_a_request_that_the_store_cannot_take_is_told_so(store, tmp_path):
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
                 return await client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"})
 
-        answer = asyncio.run(get())
+        answer = finished(get())
         assert "division" not in answer.text  # what went wrong inside is for the log
         return answer.status_code, answer.json()["error"]["code"]
 
