@@ -43,7 +43,7 @@ def attribution_patching(
 ) -> AttributionPatching:
     """Estimate what every patch would do: how far the two runs are apart, times the metric's gradient.
 
-    Two forwards and one backward, however many places there are. It is a first-order estimate and may be
+    Three forwards and one backward, however many places there are. It is a first-order estimate and may be
     far off where the model bends, as at early layers and in attention: `result.check(20)` really does the
     20 patches that look largest and says how well the two agree.
 

@@ -10,12 +10,19 @@ import torch
 
 from nbsight.analysis.frozen import frozen
 from nbsight.analysis.lens import one_row, token_ids
-from nbsight.analysis.parts import TOLERANCE, chosen_heads, chosen_positions, stream_values, values_by_head
-from nbsight.analysis.unembedding import unembedding_of
-from nbsight.errors import InputError, PathError, UnknownArchitectureError
+from nbsight.analysis.parts import (
+    chosen_heads,
+    chosen_positions,
+    has_part,
+    stream_values,
+    values_by_head,
+)
+from nbsight.analysis.unembedding import TOLERANCE, unembedding_of
+from nbsight.errors import InputError, UnknownArchitectureError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
+from nbsight.results.component_lens import ONCE
 from nbsight.results.direct import DirectAttribution
 
 __all__ = ["direct_attribution"]
@@ -64,7 +71,13 @@ def direct_attribution(
         )
     where = chosen_positions(model, prompt, positions)
     unembedding = unembedding_of(model, ids)
-    names = ["resid_pre", "attn_out", "mlp_out", *(["z"] if heads else []), *_entering(model)]
+    names = [
+        "resid_pre",
+        "attn_out",
+        "mlp_out",
+        *(["z"] if heads else []),
+        *(name for name in ONCE if has_part(model.std, name, None)),
+    ]
     values, final = stream_values(model, ids, names, where)
     with torch.no_grad():
         parts = _parts(model, values, chosen_heads(model, heads))
@@ -92,24 +105,12 @@ def direct_attribution(
     return result
 
 
-def _entering(model: LanguageModel) -> list[str]:
-    """What enters the first block, as far as it has names."""
-    found = []
-    for name in ("embed", "pos_embed"):
-        try:
-            model.std.place(name, None)
-        except PathError:
-            continue
-        found.append(name)
-    return found
-
-
 def _parts(
     model: LanguageModel, values: dict[tuple[str, int], torch.Tensor], heads: Sequence[int]
 ) -> list[tuple[str, str, int, torch.Tensor]]:
     """Name, kind, layer and vector, (position, d_model), of every part of the stream."""
     first = values["resid_pre", 0]
-    entering = [(name, values[name, 0]) for name in ("embed", "pos_embed") if (name, 0) in values]
+    entering = [(name, values[name, 0]) for name in ONCE if (name, 0) in values]
     whole = torch.stack([value.to(first) for _, value in entering]).sum(0) if entering else None
     # Where more is done before the first block, such as a norm, what enters it is one part.
     tolerance = TOLERANCE.get(first.dtype, 1e-4)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nbsight.analysis.parts import TOLERANCE
-from nbsight.analysis.unembedding import Unembedding
+from nbsight.analysis.unembedding import TOLERANCE, Unembedding
 from nbsight.errors import UnknownArchitectureError
 
 __all__ = ["Frozen", "frozen"]

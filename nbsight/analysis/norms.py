@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbsight.errors import InputError, PathError
+from nbsight.analysis.parts import has_part
+from nbsight.errors import InputError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.provenance import provenance
 from nbsight.models.tokens import str_tokens
@@ -46,7 +47,7 @@ def stream_norms(model: LanguageModel, prompt: Any) -> Norms:
         raise InputError(f"norms are of one prompt, and {len(ids)} were given; call it for each.")
     std = model.std
     layers = range(std.n_layers)
-    components = [name for name in COMPONENTS if _exists(std, name)]
+    components = [name for name in COMPONENTS if has_part(std, name, 0)]
     norms: dict[str, list[torch.Tensor]] = {name: [] for name in components}
     turns, sizes, directions = [], [], []
     # Without the first position, where many models park attention.
@@ -102,11 +103,3 @@ class _Detail:
             # copies, because the model may write into the stream in place
             values = {name: self.model.std.get(name, layer).clone() for name in self._components}
         return values
-
-
-def _exists(std: Any, name: str) -> bool:
-    try:
-        std.place(name, 0)
-    except PathError:
-        return False
-    return True

@@ -8,20 +8,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from nbsight.errors import InputError, UnknownArchitectureError
+from nbsight.analysis.unembedding import TOLERANCE
+from nbsight.errors import InputError, PathError, UnknownArchitectureError
 from nbsight.models.fetching import parameter_of
 from nbsight.models.language_model import LanguageModel
 from nbsight.results.component_lens import ONCE
 from nbsight.results.tokens import TokenBatch
 
-__all__ = ["TOLERANCE", "Values", "chosen_heads", "chosen_positions", "stream_values", "values_by_head"]
-
-#: How far the heads' sum may be from what attention adds, relative to its length; how far any other
-#: sum of parts may be from the whole.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+__all__ = ["Values", "chosen_heads", "chosen_positions", "has_part", "stream_values", "values_by_head"]
 
 #: By name and layer.
 Values = dict[tuple[str, int], torch.Tensor]
+
+
+def has_part(std: Any, name: str, layer: int | None) -> bool:
+    """Whether a model has a value under a standard name.
+
+    Args:
+        std: The model's standard names.
+        name: Such as `mlp_out`.
+        layer: Index of a block; None for what is in none.
+    """
+    try:
+        std.place(name, layer)
+    except PathError:
+        return False
+    return True
 
 
 def chosen_positions(model: LanguageModel, prompt: Any, positions: Any) -> list[int]:

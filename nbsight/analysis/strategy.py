@@ -12,15 +12,13 @@ import torch
 from torch import nn
 
 from nbsight.analysis.growing import SITES, Point, plain_run, run_points
-from nbsight.analysis.unembedding import last_blocks
-from nbsight.errors import PathError, UnknownArchitectureError
+from nbsight.analysis.parts import has_part
+from nbsight.analysis.unembedding import TOLERANCE, last_blocks
+from nbsight.errors import UnknownArchitectureError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.limits import text_config
 
 __all__ = ["Ways", "begin_together", "may_use_prefix", "ways_of"]
-
-#: How far rows that are run together may be from rows run alone, relative to the largest logit.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 #: Operations in a second, and the seconds that a block costs before it computes anything: what is needed of
 #: them is only which of two ways is the shorter one.
@@ -61,10 +59,9 @@ def ways_of(model: LanguageModel) -> Ways:
 
 def _has_mlp_out(model: LanguageModel) -> bool:
     try:
-        model.std.place("mlp_out", 0)
-    except (UnknownArchitectureError, PathError):
+        return has_part(model.std, "mlp_out", 0)
+    except UnknownArchitectureError:
         return False
-    return True
 
 
 def _try_ways(model: LanguageModel) -> Ways:
@@ -93,7 +90,7 @@ def _try_ways(model: LanguageModel) -> Ways:
         except Exception:  # whatever a forward does when it is run so: then it must not
             return False
         apart = float((found - whole).float().abs().max() / whole.float().abs().max())
-        return apart <= _TOLERANCE.get(whole.dtype, 1e-4)
+        return apart <= TOLERANCE.get(whole.dtype, 1e-4)
 
     grow = works(False, True)
     return Ways(grow, works(True, grow))

@@ -21,7 +21,7 @@ from nbsight.errors import UnknownArchitectureError
 from nbsight.models.language_model import LanguageModel
 from nbsight.models.limits import text_config
 
-__all__ = ["Best", "Unembedding", "hidden_state", "last_blocks", "unembedding_of"]
+__all__ = ["TOLERANCE", "Best", "Unembedding", "hidden_state", "last_blocks", "unembedding_of"]
 
 #: Logits held at a time, 2 MB; more is no faster, except where starting a kernel costs more than its work.
 _CELLS = 2**19
@@ -30,8 +30,9 @@ _CELLS_OFF_CPU = 2**23
 _EVEN = 256
 _ROWS = 1024
 
-#: How far the found logits may be from the model's own, relative to the largest.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+#: How far what was found another way may be from the model's own: logits relative to the largest, a sum of
+#: parts relative to the length of the whole.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 Scale = Callable[[torch.Tensor], torch.Tensor]
 
@@ -301,7 +302,7 @@ def _agree(found: Unembedding, resid: torch.Tensor, logits: torch.Tensor) -> boo
     if own.shape != logits.shape:
         return False
     distance = (own.float() - logits.float()).abs().max()
-    return bool(distance <= _TOLERANCE.get(resid.dtype, 1e-4) * logits.float().abs().max())
+    return bool(distance <= TOLERANCE.get(resid.dtype, 1e-4) * logits.float().abs().max())
 
 
 def _device(module: nn.Module, otherwise: torch.device) -> torch.device:
