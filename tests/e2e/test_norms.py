@@ -46,9 +46,14 @@ def test_pointing_at_a_token_marks_it_in_the_lens(notebook: Notebook):
     page = notebook.page
     page.focus(f"{VIEW} .nbsight-heat")
     page.keyboard.press("ArrowRight")
-    lens = page.locator(".nbsight-lens-token[data-on]")
-    lens.wait_for()
-    assert lens.inner_text().startswith(page.locator(f"{VIEW} .nbsight-heat-token[data-on]").inner_text()[:4])
+    # textContent, and until it is so: what the notebook has just scrolled away has no inner text
+    page.wait_for_function(
+        f"""() => {{
+            const [lens, heat] = ['.nbsight-lens-token[data-on]', '{VIEW} .nbsight-heat-token[data-on]']
+                .map(one => document.querySelector(one)?.textContent.trim());
+            return heat && lens && lens.startsWith(heat.slice(0, 4));
+        }}"""
+    )
     page.locator(".nbsight-lens-cell").last.hover()
     page.wait_for_function(
         f"() => document.querySelector('{VIEW} .nbsight-heat-rows [data-on]')?.textContent === '0'"
