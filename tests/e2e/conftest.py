@@ -46,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            # A browser on a busy machine may be late once; a failure is what stays one. `-ra` lists reruns.
+            item.add_marker(pytest.mark.flaky(reruns=2))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
