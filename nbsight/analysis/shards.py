@@ -104,6 +104,7 @@ def _settle(part: Path, path: Path) -> None:
 def _refused(path: Path, size: int, error: Exception) -> StorageError:
     reason = getattr(error, "strerror", None) or str(error)
     return StorageError(
-        f"{path.name} ({size / 1e6:.1f} MB) could not be written to {path.parent}: {reason}. What was "
-        "finished before it is kept. Make room, or write to another disk; the same call then goes on from there."
+        f"{path.name} ({size / 1e6:.1f} MB) could not be written to {path.parent}: {reason}. "
+        "What was finished before it is kept. Make room, or write to another disk; the same "
+        "call then goes on from there."
     )
