@@ -20,6 +20,8 @@ from nbsight.errors import InputError, NbsightWarning, PathError, StorageError
 from nbsight.models.language_model import LanguageModel
 from tests.models.standard_cases import TIER_A
 
+# an older transformers has not all of them
+CASES = [case for case in TIER_A if case.architecture is not None]
 ROOT = Path(__file__).parents[2]
 SITES = ["layers.2.resid_post", ("z", 3), "blocks.3.hook_mlp_out", ("mlp_in", 3)]
 SMALL = {"batch_tokens": 96, "shard_tokens": 150}
@@ -101,7 +103,7 @@ def test_the_forward_ends_after_the_last_site(demo, tmp_path):
     assert ran == [0, 1, 2]
 
 
-@pytest.mark.parametrize("case", TIER_A, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_padded_batches_hold_what_each_text_has_alone(case, tmp_path):
     model = LanguageModel(case.make())
     rows = [[7, 8, 9], [10, 11, 12, 13, 14], [15, 16]]
