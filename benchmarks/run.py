@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import fixed, lens, processes, remote, sweeps, traces
+from benchmarks import collecting, fixed, lens, processes, remote, sweeps, traces
 from benchmarks.subjects import nnsight, subject
 from benchmarks.table import HEADER, Row, line
 
@@ -58,6 +58,7 @@ def sections(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "sweeping": lambda: traces.sweeping(tiny, some),
         "patching": patching,
         "lens": lambda: [] if quick else lens.lens(9, processes.lens_peaks()),
+        "collecting": lambda: [] if quick else collecting.collecting(few),
         "generating": lambda: traces.generating(tiny, some),
         "gradients": lambda: traces.gradients(tiny, "tiny", some, 0.70, 0.60) + large("gradients"),
         "memory": lambda: processes.memory(quick),

@@ -15,6 +15,7 @@
     ├── SourceNotAvailable (ValueError)  a forward that cannot be shown operation by operation
     ├── NotEnoughMemoryError (MemoryError)   weights or values that do not fit into memory
     ├── UnknownArchitectureError (ValueError)   an analysis that does not know where to look in a model
+    ├── StorageError (OSError)           a disk that is full, or files there that are damaged
     └── RemoteError (RuntimeError)       a block that cannot travel, or a job that failed
 
 Each message says what was asked, what is there and what to write instead.
@@ -47,6 +48,7 @@ __all__ = [
     "PathError",
     "RemoteError",
     "SourceNotAvailable",
+    "StorageError",
     "UnknownArchitectureError",
 ]
 
@@ -118,6 +120,10 @@ class NotEnoughMemoryError(NbsightError, MemoryError):
 
 class UnknownArchitectureError(NbsightError, ValueError):
     """An analysis needs a part of the model that could not be found in it."""
+
+
+class StorageError(NbsightError, OSError):
+    """Files could not be written, or are not what was written."""
 
 
 class RemoteError(NbsightError, RuntimeError):

@@ -17,7 +17,7 @@ class Progress:
     The bar is the jobs widget where the notebook extension is loaded, else tqdm's.
 
     Args:
-        total: How many runs there are.
+        total: How many runs there are; None where nobody knows.
         what: What both are labelled with.
         progress: True shows the bar at once, False never; None leaves it to the time (it is shown when
             it takes longer than half a second) and to TQDM_DISABLE.
@@ -31,7 +31,7 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, what: str, progress: bool | None, model: str = "", *, done: int = 0
+        self, total: int | None, what: str, progress: bool | None, model: str = "", *, done: int = 0
     ) -> None:
         from tqdm.auto import tqdm
 
@@ -50,15 +50,21 @@ class Progress:
             initial=done,
         )
 
-    def update(self, count: int) -> None:
+    def update(self, count: int, note: str | None = None) -> None:
         """So many more runs are done.
+
+        Args:
+            count: How many.
+            note: What to say beside it, such as a rate in other units.
 
         Raises:
             KeyboardInterrupt: the job was told to stop.
         """
         self.n += count
+        if note is not None:
+            self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(count)
-        self.job.advance(to=self.n)
+        self.job.advance(to=self.n, note=note)
         if self._cell is not None:
             self._cell.look()
         self.job.check()
