@@ -29,6 +29,7 @@ from nbsight import (
 )
 from nbsight.analysis.distributions import entropy, kl, log_probs
 from nbsight.analysis.generation_pair import compare_generations
+from nbsight.analysis.run_difference import compare_runs
 from nbsight.results.base import Result, _kinds
 
 PROMPT = "The Eiffel Tower is in the"
@@ -50,6 +51,7 @@ MAKE: dict[str, Callable[[LanguageModel], Result]] = {
     "GenerationPair": lambda model: compare_generations(
         model, PROMPT, model.steer(np.ones(64), layer=4, strength=2), 5
     ),
+    "RunDifference": lambda model: compare_runs(model, PROMPT, "The Eiffel House is in the"),
     "Norms": lambda model: stream_norms(model, PROMPT),
     "Tokens": lambda model: model.tokens(PROMPT),
     "Verification": verify,
