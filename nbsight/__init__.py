@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbsight.analysis.ablation import AblationSweep, ablation
     from nbsight.analysis.attribution import attribution_patching
+    from nbsight.analysis.collecting import collect
+    from nbsight.analysis.collection import Collection
     from nbsight.analysis.component_lens import component_lens
     from nbsight.analysis.direct import direct_attribution
     from nbsight.analysis.distributions import entropy, kl, log_probs, perplexity
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from nbsight.analysis.metrics import kl_divergence, log_probability, logit_difference, probability
     from nbsight.analysis.norms import stream_norms
     from nbsight.analysis.patching import PatchingSweep, activation_patching
+    from nbsight.analysis.recipes import Recipe
+    from nbsight.analysis.run_difference import compare_runs
+    from nbsight.analysis.sae import SparseAutoencoder
+    from nbsight.analysis.sae_files import load_sae
     from nbsight.compat import CONFIG, NNsightDeprecationWarning, Object
     from nbsight.core.backward import backward
     from nbsight.core.envoy import Envoy
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
         OutOfOrderError,
         RemoteError,
         SourceNotAvailable,
+        StorageError,
         UnknownArchitectureError,
     )
     from nbsight.models.attention_difference import attention_difference
@@ -71,6 +78,7 @@ if TYPE_CHECKING:
     from nbsight.results.lens import Lens
     from nbsight.results.norms import Norms
     from nbsight.results.patching import Patching
+    from nbsight.results.run_difference import RunDifference
     from nbsight.results.scores import Divergence, Entropy, LogProbs
     from nbsight.results.sizes import MemoryEstimate, Placement
     from nbsight.results.tokens import TokenBatch, Tokens
@@ -91,6 +99,7 @@ __all__ = [
     "AttentionDifference",
     "AttributionCheck",
     "AttributionPatching",
+    "Collection",
     "ComponentLens",
     "DiffusionModel",
     "DirectAttribution",
@@ -127,10 +136,14 @@ __all__ = [
     "Placement",
     "Receipt",
     "Receipts",
+    "Recipe",
     "RemoteError",
+    "RunDifference",
     "SourceNotAvailable",
+    "SparseAutoencoder",
     "Steering",
     "StepperWidget",
+    "StorageError",
     "Stream",
     "TokenBatch",
     "Tokens",
@@ -144,7 +157,9 @@ __all__ = [
     "attention_difference",
     "attribution_patching",
     "backward",
+    "collect",
     "compare_generations",
+    "compare_runs",
     "component_lens",
     "connect",
     "direct_attribution",
@@ -156,6 +171,7 @@ __all__ = [
     "kl_divergence",
     "load_ipython_extension",
     "load_result",
+    "load_sae",
     "log_probability",
     "log_probs",
     "logit_difference",
@@ -173,26 +189,6 @@ __all__ = [
 # Where each public name lives. They are imported on first use, so that `import nbsight` costs
 # milliseconds and works where torch is not wanted (the notebook front end asks for the version).
 _HOMES = {
-    "RemoteError": "nbsight.errors:RemoteError",
-    "MemoryNotice": "nbsight.errors:MemoryNotice",
-    "NotEnoughMemoryError": "nbsight.errors:NotEnoughMemoryError",
-    "compare_generations": "nbsight.analysis.generation_pair:compare_generations",
-    "log_probs": "nbsight.analysis.distributions:log_probs",
-    "entropy": "nbsight.analysis.distributions:entropy",
-    "kl": "nbsight.analysis.distributions:kl",
-    "perplexity": "nbsight.analysis.distributions:perplexity",
-    "Generated": "nbsight.results.generation:Generated",
-    "Generations": "nbsight.results.generation:Generations",
-    "GeneratedToken": "nbsight.results.generation:GeneratedToken",
-    "GenerationPair": "nbsight.results.generation_pair:GenerationPair",
-    "LogProbs": "nbsight.results.scores:LogProbs",
-    "Entropy": "nbsight.results.scores:Entropy",
-    "Divergence": "nbsight.results.scores:Divergence",
-    "Stream": "nbsight.models.writing:Stream",
-    "Steering": "nbsight.models.steering:Steering",
-    "estimate_memory": "nbsight.models.sizing:estimate_memory",
-    "MemoryEstimate": "nbsight.results.sizes:MemoryEstimate",
-    "Placement": "nbsight.results.sizes:Placement",
     "CONFIG": "nbsight.compat:CONFIG",
     "Ablation": "nbsight.results.ablation:Ablation",
     "AblationSweep": "nbsight.analysis.ablation:AblationSweep",
@@ -200,22 +196,33 @@ _HOMES = {
     "AttentionDifference": "nbsight.results.attention:AttentionDifference",
     "AttributionCheck": "nbsight.results.attribution:AttributionCheck",
     "AttributionPatching": "nbsight.results.attribution:AttributionPatching",
+    "Collection": "nbsight.analysis.collection:Collection",
     "ComponentLens": "nbsight.results.component_lens:ComponentLens",
-    "HeadScores": "nbsight.results.heads:HeadScores",
-    "DirectAttribution": "nbsight.results.direct:DirectAttribution",
     "DiffusionModel": "nbsight.models.diffusion_model:DiffusionModel",
+    "DirectAttribution": "nbsight.results.direct:DirectAttribution",
+    "Divergence": "nbsight.results.scores:Divergence",
     "EditWarning": "nbsight.errors:EditWarning",
+    "Entropy": "nbsight.results.scores:Entropy",
     "Envoy": "nbsight.core.envoy:Envoy",
+    "Generated": "nbsight.results.generation:Generated",
+    "GeneratedToken": "nbsight.results.generation:GeneratedToken",
+    "GenerationPair": "nbsight.results.generation_pair:GenerationPair",
+    "Generations": "nbsight.results.generation:Generations",
+    "HeadScores": "nbsight.results.heads:HeadScores",
     "InspectorWidget": "nbsight.widgets.inspector:InspectorWidget",
     "LanguageModel": "nbsight.models.language_model:LanguageModel",
     "Lens": "nbsight.results.lens:Lens",
     "LensWidget": "nbsight.widgets.lens:LensWidget",
+    "LogProbs": "nbsight.results.scores:LogProbs",
+    "MemoryEstimate": "nbsight.results.sizes:MemoryEstimate",
+    "MemoryNotice": "nbsight.errors:MemoryNotice",
     "NNsight": "nbsight.models.wrapped:NNsight",
     "NNsightDeprecationWarning": "nbsight.compat:NNsightDeprecationWarning",
     "NbsightError": "nbsight.errors:NbsightError",
     "NbsightWarning": "nbsight.errors:NbsightWarning",
     "Norms": "nbsight.results.norms:Norms",
     "NormsWidget": "nbsight.widgets.norms:NormsWidget",
+    "NotEnoughMemoryError": "nbsight.errors:NotEnoughMemoryError",
     "NotFiniteError": "nbsight.errors:NotFiniteError",
     "Object": "nbsight.compat:Object",
     "OrderNotice": "nbsight.errors:OrderNotice",
@@ -223,10 +230,18 @@ _HOMES = {
     "Patching": "nbsight.results.patching:Patching",
     "PatchingSweep": "nbsight.analysis.patching:PatchingSweep",
     "PatchingWidget": "nbsight.widgets.patching:PatchingWidget",
+    "Placement": "nbsight.results.sizes:Placement",
     "Receipt": "nbsight.core.receipts:Receipt",
     "Receipts": "nbsight.core.receipts:Receipts",
+    "Recipe": "nbsight.analysis.recipes:Recipe",
+    "RemoteError": "nbsight.errors:RemoteError",
+    "RunDifference": "nbsight.results.run_difference:RunDifference",
     "SourceNotAvailable": "nbsight.errors:SourceNotAvailable",
+    "SparseAutoencoder": "nbsight.analysis.sae:SparseAutoencoder",
+    "Steering": "nbsight.models.steering:Steering",
     "StepperWidget": "nbsight.widgets.stepper:StepperWidget",
+    "StorageError": "nbsight.errors:StorageError",
+    "Stream": "nbsight.models.writing:Stream",
     "TokenBatch": "nbsight.results.tokens:TokenBatch",
     "Tokens": "nbsight.results.tokens:Tokens",
     "TransformersModel": "nbsight.models.transformers_model:TransformersModel",
@@ -239,17 +254,26 @@ _HOMES = {
     "attention_difference": "nbsight.models.attention_difference:attention_difference",
     "attribution_patching": "nbsight.analysis.attribution:attribution_patching",
     "backward": "nbsight.core.backward:backward",
+    "collect": "nbsight.analysis.collecting:collect",
+    "compare_generations": "nbsight.analysis.generation_pair:compare_generations",
+    "compare_runs": "nbsight.analysis.run_difference:compare_runs",
     "component_lens": "nbsight.analysis.component_lens:component_lens",
-    "head_scores": "nbsight.analysis.heads:head_scores",
-    "direct_attribution": "nbsight.analysis.direct:direct_attribution",
     "connect": "nbsight.remote.addresses:connect",
+    "direct_attribution": "nbsight.analysis.direct:direct_attribution",
+    "entropy": "nbsight.analysis.distributions:entropy",
+    "estimate_memory": "nbsight.models.sizing:estimate_memory",
+    "head_scores": "nbsight.analysis.heads:head_scores",
     "jobs": "nbsight.remote.attached:jobs",
+    "kl": "nbsight.analysis.distributions:kl",
     "kl_divergence": "nbsight.analysis.metrics:kl_divergence",
     "load_ipython_extension": "nbsight.notebook.extension:load_ipython_extension",
     "load_result": "nbsight.results.base:load_result",
+    "load_sae": "nbsight.analysis.sae_files:load_sae",
     "log_probability": "nbsight.analysis.metrics:log_probability",
+    "log_probs": "nbsight.analysis.distributions:log_probs",
     "logit_difference": "nbsight.analysis.metrics:logit_difference",
     "logit_lens": "nbsight.analysis.lens:logit_lens",
+    "perplexity": "nbsight.analysis.distributions:perplexity",
     "probability": "nbsight.analysis.metrics:probability",
     "save": "nbsight.core.saving:save",
     "stack_steps": "nbsight.core.stacking:stack_steps",
