@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.lab import ROOT, LabServer, Notebook
+from tests.e2e.lab import ROOT, LabServer, Notebook, settle
 from tests.e2e.test_sidebar import LOAD, PANEL, TRACE
 
 AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not instal
 
 
 def found(page, where: str) -> list[str]:
-    """What axe-core has against a part of a page."""
+    """What axe-core has against a part of a page, once it has its colours."""
+    settle(page)
     if not page.evaluate("() => 'axe' in window"):
         page.add_script_tag(path=AXE)
     return list(page.evaluate(RUN, [where, RULES, list(OF_PAGES)]))
@@ -95,10 +96,8 @@ def test_live_views_and_the_sidebar(page, lab: LabServer):
     norms.locator("[role=grid]").first.focus()
     page.keyboard.press("Enter")
     norms.locator(".nbsight-below .nbsight-heat-rows > div").first.wait_for()
-    page.wait_for_timeout(300)
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         notebook.theme(theme)
-        page.wait_for_timeout(500)
         for where in (".nbsight-lens", ".nbsight-norms", PANEL):
             assert "\n".join(found(page, where)) == "", theme
     notebook.theme("JupyterLab Light")
