@@ -63,7 +63,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       carry: (source, layer, target, add) =>
         this.put({ layer: layer ?? this.plane.map.active[0], site: this.state.site, source, target }, add)
     });
-    this.stack = new Stack(state.patches, patches => this.run(patches));
+    this.stack = new Stack(this.data.prompts, state.patches, patches => this.run(patches));
     this.compare = new Compare({
       freeze: () => this.freeze(),
       swap: () => this.swap(),
@@ -117,9 +117,11 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   // --- the world -------------------------------------------------------------------------------
 
   update(header: PatchingHeader, buffer: DataView): void {
-    const before = JSON.stringify([this.data.header.clean, this.data.header.corrupted]);
+    const before = this.data.prompts;
     this.data = new PatchingData(header, buffer);
-    if (JSON.stringify([header.clean, header.corrupted]) !== before) {
+    if (this.data.prompts !== before) {
+      this.stack.of(this.data.prompts);
+      this.patching?.stop();
       this.patched = null;
       this.frame.node.toggleAttribute('data-ghost', false);
     }
