@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.lab import ROOT, LabServer, Notebook, settle
+from tests.e2e.lab import ROOT, LabServer, Notebook, expect, settle
 from tests.e2e.test_sidebar import LOAD, PANEL, TRACE
 
 AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
@@ -69,6 +69,45 @@ def test_a_view_as_a_page(page, widgets, tmp_path, name, scheme):
     page.keyboard.press("c")
     page.wait_for_selector(".nbsight-code")
     assert "\n".join(found(page, ".nbsight")) == ""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_jobs_in_every_state(page, tmp_path, scheme):
+    from nbsight.core.jobs import Job
+    from nbsight.widgets import JobsWidget
+
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    jobs = [
+        Job(f"{scheme} {state}", total=3) for state in ("done", "runs", "failed", "stopped", "waits", "endless")
+    ]
+    done, runs, failed, stopped, waits, endless = jobs
+    endless.total = None
+    for job in (done, runs, failed, stopped, endless):
+        job.start()
+        job.say("a line of its log")
+        job.advance(1)
+    failed.fail(ValueError("the metric gave nan"))
+    stopped.stopped()
+    waits.wait(place=3, eta=40, note="waits for a worker")
+    done.finish()
+    file, widget = tmp_path / "jobs.html", JobsWidget()
+    try:
+        assert {"running", "done", "failed", "stopped"} <= {job["state"] for job in widget.header["jobs"]}
+        widget.to_html(file)
+        page.goto(file.as_uri())
+        rows = page.locator(".nbsight-job")
+        expect(rows.filter(has_text=scheme).nth(5)).to_be_visible()
+        assert "\n".join(found(page, ".nbsight")) == ""
+        rows.filter(has_text=f"{scheme} failed").focus()
+        for key in ("l", "t", "c"):
+            page.keyboard.press(key)
+        expect(page.locator(".nbsight-code pre")).not_to_be_empty()
+        page.click("button:has-text('Save')")
+        assert "\n".join(found(page, ".nbsight")) == ""
+    finally:
+        widget.close()
+        for job in (runs, waits, endless):
+            job.stopped()
 
 
 def test_live_views_and_the_sidebar(page, lab: LabServer):
