@@ -61,7 +61,7 @@ def test_fifty_megabytes_open_by_tiles(notebook: Notebook, artifacts):
     heat.focus()
     legend, readout = (page.locator(view).locator(f".nbsight-{part}") for part in ("legend", "readout"))
     for _ in range(4):
-        before = legend.inner_text()
+        before = legend.text_content()
         page.keyboard.press("+")
         expect(legend).not_to_have_text(before)
     expect(legend).to_contain_text("each cell is one number")

@@ -50,7 +50,7 @@ def test_pointing_at_a_token_marks_it_in_the_lens(notebook: Notebook):
     expect(pointed).to_contain_text("·Tower")
     expect(page.locator(".nbsight-lens-token[data-on]")).to_contain_text("·Tower")
     page.locator(".nbsight-lens-cell").last.hover()
-    expect(page.locator(f"{VIEW} .nbsight-heat-rows [data-on]")).to_have_text("0")
+    expect(page.locator(f"{VIEW} .nbsight-heat-rows [data-on]").first).to_have_text("0")
 
 
 @pytest.mark.parametrize(("theme", "name"), [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")])
