@@ -78,7 +78,8 @@ def test_jobs_in_every_state(page, tmp_path, scheme):
 
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     jobs = [
-        Job(f"{scheme} {state}", total=3) for state in ("done", "runs", "failed", "stopped", "waits", "endless")
+        Job(f"{scheme} {state}", total=3)
+        for state in ("done", "runs", "failed", "stopped", "waits", "endless")
     ]
     done, runs, failed, stopped, waits, endless = jobs
     endless.total = None
