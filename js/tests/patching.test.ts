@@ -245,6 +245,29 @@ describe('pairs of prompts', () => {
     select.dispatchEvent(new Event('change'));
     expect(kernel.last).toMatchObject({ command: 'pair', params: { pair: 1 } });
   });
+  it('have a history each: undo never brings the patches of other prompts', () => {
+    const { view, press, kernel, button } = open();
+    press('Enter');
+    press('ArrowRight');
+    press('Enter', undefined, { shiftKey: true });
+    const both = kernel.last.params.patches;
+    const clean = { prompt: 'A b c d', tokens: ['A', ' b', ' c', ' d'] };
+    const show = (header: Partial<PatchingHeader>) => {
+      view.update({ ...fixture.header, ...header }, fromBase64(fixture.data));
+      view.configure({ ...STATE, pair: header.pair! }); // the kernel takes all patches back with it
+    };
+    const asked = kernel.asked.length;
+    show({ clean, pair: 1 });
+    expect(button('Undo').disabled).toBe(true);
+    press('z', undefined, { ctrlKey: true });
+    expect(kernel.asked.length).toBe(asked);
+    press('Enter');
+    expect(kernel.last.params.patches).toHaveLength(1);
+    show({ pair: 0 });
+    expect(document.body.textContent).toContain('None. Shift-click');
+    press('z', undefined, { ctrlKey: true });
+    expect(kernel.last.params.patches).toEqual(both);
+  });
   it('are no choice where there is one, or nobody to ask', () => {
     const hidden = () =>
       [...document.querySelectorAll('label')].find(e => e.textContent!.startsWith('Pair'))!.hidden;

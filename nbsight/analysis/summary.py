@@ -89,9 +89,9 @@ def summarise(value: torch.Tensor) -> Summary:
             inf += int(torch.isinf(part).sum())
         if not fine.numel():
             continue
-        variance, average = (float(one) for one in torch.var_mean(fine.double(), correction=0))
+        average, square = _moments(fine)
         joined, away = finite + fine.numel(), average - mean
-        spread += variance * fine.numel() + away**2 * finite * fine.numel() / joined
+        spread += square + away**2 * finite * fine.numel() / joined
         mean += away * fine.numel() / joined
         finite = joined
         ends = torch.aminmax(fine)
@@ -184,9 +184,23 @@ def _parts(value: torch.Tensor) -> Iterator[torch.Tensor]:
         yield from _parts(part)
 
 
+def _moments(part: torch.Tensor) -> tuple[float, float]:
+    """The mean, and the sum of squared distances from it; summed in float64, without a copy in float64."""
+    average = float(part.sum(dtype=torch.float64)) / part.numel()
+    if part.dtype == torch.float64:
+        return average, float((part - average).square().sum())
+    near = float(torch.tensor(average, dtype=part.dtype))  # what can be taken off without rounding `average`
+    around = float((part - near).square().sum(dtype=torch.float64))
+    return average, max(around - (average - near) ** 2 * part.numel(), 0.0)
+
+
+def _is_finite(part: torch.Tensor) -> bool:
+    """Whether all numbers are finite; mostly one sum says so, which no float32 makes overflow in float64."""
+    return bool(part.sum(dtype=torch.float64).isfinite()) or bool(torch.isfinite(part).all())
+
+
 def _finite(part: torch.Tensor) -> torch.Tensor:
-    known = torch.isfinite(part)
-    return part if bool(known.all()) else part[known]
+    return part if _is_finite(part) else part[torch.isfinite(part)]
 
 
 def _channels(value: torch.Tensor) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -199,7 +213,7 @@ def _channels(value: torch.Tensor) -> tuple[tuple[int, ...], tuple[float, ...]]:
         else value.detach().flatten(0, -2)
     )
     for part in rows.split(max(1, PART // value.shape[-1])):
-        fine = part if bool(torch.isfinite(part).all()) else part.nan_to_num(0, 0, 0)
+        fine = part if _is_finite(part) else part.nan_to_num(0, 0, 0)
         squares += fine.double().square().sum(0)
     size = (squares / len(rows)).sqrt()
     relative = size / size.median().clamp_min(1e-30)

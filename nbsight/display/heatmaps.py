@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbsight.display.figures import INK, MUTED
+from nbsight.display.figures import INK, MUTED, part_cells
 from nbsight.display.palette import LIGHT, ink_on, ramp
 from nbsight.display.text import shorten, visible
 
@@ -142,12 +142,9 @@ def _draw(axes: Any, panel: Panel, limit: float, row_title: str) -> None:
         for row, column in np.ndindex(values.shape):
             value = values[row, column]
             if np.isfinite(value) and _short(value) != "0":
-                axes.text(
-                    column, row, _short(value), color=inks[row, column], ha="center", va="center", fontsize=7
-                )
-    axes.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(values.shape[0] + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.8)
+                middle = {"ha": "center", "va": "center", "in_layout": False}  # it stays in its cell
+                axes.text(column, row, _short(value), color=inks[row, column], fontsize=7, **middle)
+    part_cells(axes, values.shape, 0.8)
     every = max(1, -(-len(columns) // 48))  # labels that can still be told apart
     places = list(range(0, len(columns), every))
     axes.set_xticks(places, [shorten(columns[i], 12) for i in places], fontsize=8)
@@ -157,7 +154,7 @@ def _draw(axes: Any, panel: Panel, limit: float, row_title: str) -> None:
         if slanted:
             label.set(rotation=55, ha="right", rotation_mode="anchor")
     axes.set_yticks(np.arange(len(rows)), rows, fontsize=8)
-    axes.tick_params(which="both", length=0, labelcolor=INK)
+    axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
     axes.set_ylabel(row_title, fontsize=9, color=MUTED)
     axes.set_title(name, fontsize=9.5, color=INK, loc="left", parse_math=False)

@@ -74,6 +74,9 @@ def quiet_page(browser: Any) -> Iterator[Any]:
     """A page in which an error of any script is a failure."""
     context = browser.new_context(viewport={"width": 1320, "height": 900}, device_scale_factor=1.5)
     page = context.new_page()
+    if slower := os.environ.get("NBSIGHT_E2E_SLOWER"):
+        # What a test reads too early, it reads wrong in a page that takes longer for everything.
+        context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": float(slower)})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page

@@ -29,6 +29,28 @@ FLAGS = [
     "--disable-sync",
 ]
 CELL = ".jp-Notebook .jp-Cell"
+PATIENCE = 20_000  # milliseconds: what takes one second on a laptop takes ten on a shared runner
+#: Nothing is on its way any more: no theme that is put on, no change of colour or place.
+STILL = """() => !document.querySelector('#jupyterlab-splash') && document.getAnimations().every(
+  one => one.playState !== 'running' || one.effect?.getTiming().iterations === Infinity)"""
+
+
+def expect(what: Any) -> Any:
+    """Playwright's assertions about a part of a page: they wait until what they say is so.
+
+    A view answers when the kernel, the comm and the browser have had their turn. What a test reads
+    at once, it reads on some days too early; so everything a page shows is asserted with this.
+    """
+    from playwright.sync_api import expect as assertions  # here: without Playwright tests are skipped
+
+    assertions.set_options(timeout=PATIENCE)
+    return assertions(what)
+
+
+def settle(page: Any) -> None:
+    """Wait until nothing moves in a page, as before a picture is taken."""
+    page.wait_for_function(STILL)
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def find_chromium() -> str | None:
@@ -140,6 +162,11 @@ class Notebook:
             timeout=60_000,
         )
 
+    def wait_busy(self) -> None:
+        self.page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'busy'"
+        )
+
     def run(self, index: int, *, wait: bool = True) -> None:
         """Run a cell; by default until it has a number again and the kernel rests."""
         model = "window.jupyterapp.shell.currentWidget.content.widgets[index].model"
@@ -155,6 +182,26 @@ class Notebook:
     def output(self, index: int) -> Any:
         return self.page.locator(CELL).nth(index).locator(".jp-OutputArea-output")
 
+    def said(self, index: int) -> str:
+        """What a cell printed and returned as text: its outputs, which are there before they are drawn."""
+        outputs = self.page.evaluate(
+            "i => window.jupyterapp.shell.currentWidget.content.widgets[i].model.outputs?.toJSON() ?? []",
+            index,
+        )
+        failed = ["\n".join(out["traceback"]) for out in outputs if out["output_type"] == "error"]
+        assert not failed, failed[0][-2000:]
+        texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs]
+        return "\n".join("".join(text) for text in texts).strip()
+
+    def source(self, index: int) -> str:
+        """What is written in a cell."""
+        return str(
+            self.page.evaluate(
+                "i => window.jupyterapp.shell.currentWidget.content.widgets[i].model.sharedModel.getSource()",
+                index,
+            )
+        )
+
     def type(self, index: int, text: str) -> None:
         """Put text into a cell and leave the cursor at its end."""
         self.page.locator(CELL).nth(index).locator(".cm-content").click()
@@ -165,12 +212,21 @@ class Notebook:
         """Run code in a cell and return what it printed."""
         self.type(index, code)
         self.run(index)
-        return "\n".join(self.output(index).all_inner_texts()).strip()
+        return self.said(index)
+
+    def until(self, index: int, code: str, printed: str) -> None:
+        """Run code in a cell until it prints this: what a page tells the kernel may come after the cell."""
+        end = time.monotonic() + PATIENCE / 1000
+        while (found := self.python(index, code)) != printed:
+            assert time.monotonic() < end, f"{code!r} printed {found!r}, not {printed!r}"
 
     def theme(self, name: str) -> None:
         self.command("apputils:change-theme", theme=name)
         dark = "false" if "Dark" in name else "true"
         self.page.wait_for_selector(f"body[data-jp-theme-light='{dark}']", state="attached")
+        other = "light" if "Dark" in name else "dark"
+        expect(self.page.locator(f".nbsight[data-theme='{other}']")).to_have_count(0)
+        settle(self.page)
 
     def save(self) -> None:
         self.command("docmanager:save")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.lab import ROOT, LabServer, Notebook
+from tests.e2e.lab import ROOT, LabServer, Notebook, expect, settle
 from tests.e2e.test_sidebar import LOAD, PANEL, TRACE
 
 AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not instal
 
 
 def found(page, where: str) -> list[str]:
-    """What axe-core has against a part of a page."""
+    """What axe-core has against a part of a page, once it has its colours."""
+    settle(page)
     if not page.evaluate("() => 'axe' in window"):
         page.add_script_tag(path=AXE)
     return list(page.evaluate(RUN, [where, RULES, list(OF_PAGES)]))
@@ -70,6 +71,46 @@ def test_a_view_as_a_page(page, widgets, tmp_path, name, scheme):
     assert "\n".join(found(page, ".nbsight")) == ""
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_jobs_in_every_state(page, tmp_path, scheme):
+    from nbsight.core.jobs import Job
+    from nbsight.widgets import JobsWidget
+
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    jobs = [
+        Job(f"{scheme} {state}", total=3)
+        for state in ("done", "runs", "failed", "stopped", "waits", "endless")
+    ]
+    done, runs, failed, stopped, waits, endless = jobs
+    endless.total = None
+    for job in (done, runs, failed, stopped, endless):
+        job.start()
+        job.say("a line of its log")
+        job.advance(1)
+    failed.fail(ValueError("the metric gave nan"))
+    stopped.stopped()
+    waits.wait(place=3, eta=40, note="waits for a worker")
+    done.finish()
+    file, widget = tmp_path / "jobs.html", JobsWidget()
+    try:
+        assert {"running", "done", "failed", "stopped"} <= {job["state"] for job in widget.header["jobs"]}
+        widget.to_html(file)
+        page.goto(file.as_uri())
+        rows = page.locator(".nbsight-job")
+        expect(rows.filter(has_text=scheme).nth(5)).to_be_visible()
+        assert "\n".join(found(page, ".nbsight")) == ""
+        rows.filter(has_text=f"{scheme} failed").focus()
+        for key in ("l", "t", "c"):
+            page.keyboard.press(key)
+        expect(page.locator(".nbsight-code pre")).not_to_be_empty()
+        page.click("button:has-text('Save')")
+        assert "\n".join(found(page, ".nbsight")) == ""
+    finally:
+        widget.close()
+        for job in (runs, waits, endless):
+            job.stopped()
+
+
 def test_live_views_and_the_sidebar(page, lab: LabServer):
     lab.write(
         "axe.ipynb",
@@ -95,10 +136,8 @@ def test_live_views_and_the_sidebar(page, lab: LabServer):
     norms.locator("[role=grid]").first.focus()
     page.keyboard.press("Enter")
     norms.locator(".nbsight-below .nbsight-heat-rows > div").first.wait_for()
-    page.wait_for_timeout(300)
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         notebook.theme(theme)
-        page.wait_for_timeout(500)
         for where in (".nbsight-lens", ".nbsight-norms", PANEL):
             assert "\n".join(found(page, where)) == "", theme
     notebook.theme("JupyterLab Light")

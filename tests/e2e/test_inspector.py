@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
-from tests.e2e.lab import CELL, LabServer, Notebook
+from tests.e2e.lab import CELL, LabServer, Notebook, expect
 
 MAKE = """
 import json, torch, nbsight
@@ -38,13 +39,14 @@ def test_a_module_is_found_opened_read_and_written_as_code(notebook: Notebook):
     page.focus(f"{VIEW} .nbsight-heat")
     for key in ("PageUp", "Home", "ArrowDown", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    said = page.locator(f"{VIEW} .nbsight-readout").inner_text()
-    assert said.startswith("position 1 ·Eiffel, d_model 1: ")
+    readout = page.locator(f"{VIEW} .nbsight-readout")
+    expect(readout).to_have_text(re.compile(r"^position 1 ·Eiffel, d_model 1: .*\d"))
+    said = readout.inner_text()
     cells = page.locator(CELL).count()
     page.keyboard.press("c")
     page.wait_for_function(f"n => document.querySelectorAll('{CELL}').length === n + 1", arg=cells)
     notebook.run(2)
-    value = float(notebook.output(2).first.inner_text().split("(")[1].split(")")[0])
+    value = float(notebook.said(2).split("(")[1].split(")")[0])
     assert value == pytest.approx(float(said.split(": ")[1].replace("−", "-")), abs=1e-3)
     notebook.command("notebook:undo-cell-action")
 
@@ -57,17 +59,19 @@ def test_fifty_megabytes_open_by_tiles(notebook: Notebook, artifacts):
     page.wait_for_selector(f"{view} >> .nbsight-legend:has-text('of 6 × 128 numbers')")
     heat = page.locator(view).locator(".nbsight-heat")
     heat.focus()
+    legend, readout = (page.locator(view).locator(f".nbsight-{part}") for part in ("legend", "readout"))
     for _ in range(4):
+        before = legend.text_content()
         page.keyboard.press("+")
-        page.wait_for_selector(f"{VIEW}[data-stage='done'] >> nth=0")
-        page.wait_for_timeout(250)
-    assert "each cell is one number" in page.locator(view).locator(".nbsight-legend").inner_text()
+        expect(legend).not_to_have_text(before)
+    expect(legend).to_contain_text("each cell is one number")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(200)
-    said = page.locator(view).locator(".nbsight-readout").inner_text()
+    expect(readout).to_have_text(re.compile(r": −?\d"))
+    said = readout.inner_text()
+    notebook.until(2, "print(w.selection is not None)", "True")
     told = json.loads(notebook.python(2, "print(json.dumps([w.selection, float(large[w.selection])]))"))
     assert told[1] == pytest.approx(float(said.split(": ")[1].replace("−", "-")), abs=1e-3)
-    assert "137" in page.locator(view).locator(".nbsight-inspector-channels li").first.inner_text()
+    expect(page.locator(view).locator(".nbsight-inspector-channels li").first).to_contain_text("137")
 
 
 @pytest.mark.parametrize(("theme", "name"), [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")])
@@ -75,7 +79,6 @@ def test_pictures(notebook: Notebook, artifacts, theme, name):
     page = notebook.page
     notebook.theme(theme)
     page.mouse.move(5, 5)
-    page.wait_for_timeout(400)
+    expect(page.locator(VIEW).first).to_have_attribute("data-theme", name)
     page.locator(VIEW).first.screenshot(path=artifacts / f"inspector-{name}.png")
-    assert page.locator(VIEW).first.get_attribute("data-theme") == name
     notebook.theme("JupyterLab Light")

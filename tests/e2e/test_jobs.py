@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.e2e.lab import CELL, LabServer, Notebook
+from tests.e2e.lab import CELL, LabServer, Notebook, expect, settle
 
 MAKE = """
 %load_ext nbsight
@@ -35,8 +37,8 @@ def test_a_sweep_draws_its_bar_under_the_running_cell_and_stops_when_told(notebo
     notebook.run(1, wait=False)
     page.wait_for_selector(f"{BAR}[data-state='running']")
     bar = page.locator(f"{BAR} [role=progressbar]")
+    expect(bar).to_have_attribute("aria-valuenow", re.compile(r"0\.0*[1-9]"))
     seen = float(bar.get_attribute("aria-valuenow"))
-    assert 0 < seen < 0.9
     page.wait_for_function(
         "([bar, seen]) => Number(document.querySelector(bar).ariaValueNow ?? "
         "document.querySelector(bar).getAttribute('aria-valuenow')) > seen",
@@ -48,7 +50,7 @@ def test_a_sweep_draws_its_bar_under_the_running_cell_and_stops_when_told(notebo
     notebook.wait_idle()
     known = notebook.python(3, "import numpy; print(int(numpy.isfinite(result.values).sum()))")
     assert 0 < int(known) < 60
-    assert f"stopped · {known} of 60" in page.locator(f"{BAR} .nbsight-job-said").inner_text()
+    expect(page.locator(f"{BAR} .nbsight-job-said")).to_contain_text(f"stopped · {known} of 60")
 
 
 def test_the_result_of_the_bar_is_a_cell(notebook: Notebook):
@@ -73,16 +75,14 @@ def test_a_remote_job_that_waits_and_a_failed_one_are_listed(notebook: Notebook)
         "bad.fail(ValueError('the metric gave nan for the run changed at layer 3'))",
     )
     notebook.run(2)
-    page.wait_for_selector(f"{LIST} .nbsight-job")
-    said = page.locator(f"{LIST} .nbsight-job-said").all_inner_texts()
-    assert said[0].startswith("failed · 5 of 12")
-    assert said[1] == "waits for a worker · place 3 · about 40 s"
-    assert said[2].startswith("stopped · ")
-    assert "the metric gave nan" in page.locator(f"{LIST} .nbsight-job-error").first.inner_text()
+    said = page.locator(f"{LIST} .nbsight-job-said")
+    expect(said.nth(0)).to_have_text(re.compile("^failed · 5 of 12"))
+    expect(said.nth(1)).to_have_text("waits for a worker · place 3 · about 40 s")
+    expect(said.nth(2)).to_have_text(re.compile("^stopped · "))
+    expect(page.locator(f"{LIST} .nbsight-job-error").first).to_contain_text("the metric gave nan")
     page.click(f"{LIST} .nbsight-job >> nth=0 >> button:has-text('Log')")
     log = page.locator(f"{LIST} .nbsight-job-log[data-open]")
-    log.wait_for()
-    assert "<img src=x" in log.inner_text()
+    expect(log).to_contain_text("<img src=x")
     assert page.evaluate("window.hacked") is None
 
 
@@ -94,7 +94,7 @@ def test_the_list_follows_work_and_works_by_keys(notebook: Notebook):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("x")
     page.wait_for_selector(f"{LIST} .nbsight-job-said:has-text('stopping')")
-    assert notebook.python(3, "print(far.is_cancelled)") == "True"
+    notebook.until(3, "print(far.is_cancelled)", "True")
     notebook.python(3, "far.finish()")
     page.wait_for_selector(f"{LIST} .nbsight-job[data-state='done']")
     before = page.locator(CELL).count()
@@ -102,19 +102,18 @@ def test_the_list_follows_work_and_works_by_keys(notebook: Notebook):
     page.keyboard.press("Enter")
     page.wait_for_function(f"n => document.querySelectorAll('{CELL}').length === n + 1", arg=before)
     assert notebook.python(4, "answer = 0") == ""
-    assert page.locator(CELL).nth(3).locator(".cm-content").inner_text().strip() == "answer = 42"
+    assert notebook.source(3).strip() == "answer = 42"
     page.locator(CELL).nth(3).click()
     notebook.command("notebook:delete-cell")
 
 
 def test_what_works_is_named_for_screen_readers(notebook: Notebook):
     bars = notebook.page.locator(f"{LIST} [role=listitem]")
-    assert bars.first.get_attribute("aria-label").startswith("ablation: failed")
+    expect(bars.first).to_have_attribute("aria-label", re.compile("^ablation: failed"))
     notebook.page.focus(f"{LIST} .nbsight-job >> nth=0")
     notebook.page.keyboard.press("t")
     table = notebook.page.locator(f"{LIST} .nbsight-table table")
-    table.wait_for()
-    assert "ablation" in table.inner_text()
+    expect(table).to_contain_text("ablation")
     notebook.page.locator(f"{LIST} button:has-text('Table')").click()
 
 
@@ -133,24 +132,22 @@ def test_pictures(notebook: Notebook, artifacts):
     page.wait_for_selector(f"{LIST} .nbsight-job-said:has-text('432 of 1080')")
     for theme, name in (("JupyterLab Dark", "dark"), ("JupyterLab Light", "light")):
         notebook.theme(theme)
-        page.wait_for_timeout(300)
+        settle(page)
+        expect(page.locator(LIST)).to_have_attribute("data-theme", name)
         page.locator(LIST).screenshot(path=artifacts / f"jobs-{name}.png")
         page.locator(CELL).nth(1).locator(VIEW).screenshot(path=artifacts / f"job-bar-{name}.png")
-        assert page.locator(LIST).get_attribute("data-theme") == name
     notebook.python(3, "go.finish(); wait.stopped(); tune.finish()")
 
 
 def test_reopened_without_a_kernel_the_bar_and_the_list_are_still_there(notebook: Notebook):
     page = notebook.page
     notebook.save()
-    page.wait_for_timeout(500)
     notebook.shut_kernel_down()
-    page.wait_for_timeout(500)
     notebook.open(kernel=False)
     page.wait_for_selector(".jp-nbsight-still .nbsight-jobs:not([data-single])", state="attached")
-    stills = page.locator(".jp-nbsight-still .nbsight-job-said").all_inner_texts()
-    assert any(text.startswith("stopped · ") for text in stills)
-    assert page.locator(".jp-nbsight-still button:has-text('Stop'):visible").count() == 0
+    stills = page.locator(".jp-nbsight-still .nbsight-job-said")
+    expect(stills.filter(has_text=re.compile("^stopped · ")).first).to_be_attached()
+    expect(page.locator(".jp-nbsight-still button:has-text('Stop'):visible")).to_have_count(0)
 
 
 def test_the_list_as_a_page_lives_without_kernel_and_network(page, tmp_path):
@@ -166,11 +163,7 @@ def test_the_list_as_a_page_lives_without_kernel_and_network(page, tmp_path):
     page.context.set_offline(True)
     page.goto(file.as_uri())
     row = page.locator(".nbsight-job").first
-    row.wait_for()
-    assert "</script><b>" in row.inner_text()
+    expect(row).to_contain_text("</script><b>")
     row.focus()
     page.keyboard.press("c")
-    assert (
-        "JobsWidget" in page.locator(".nbsight-code pre").inner_text()
-        or "find(" in page.locator(".nbsight-code pre").inner_text()
-    )
+    expect(page.locator(".nbsight-code pre")).to_have_text(re.compile(r"JobsWidget|find\("))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.e2e.lab import LabServer, Notebook
+from tests.e2e.lab import LabServer, Notebook, expect, settle
 
 # A lens of known numbers with a real function behind it, so that the page can be told from the model.
 MAKE = """
@@ -81,20 +81,21 @@ def test_a_lens_is_shown_after_load_ext(page, lab: LabServer):
     notebook = Notebook(page, lab, "load_ext.ipynb")
     notebook.run(0)
     notebook.run(1)
-    assert "Lens of 'The capital of France is'" in notebook.output(1).first.inner_text()
+    assert "Lens of 'The capital of France is'" in notebook.said(1)
     assert page.locator(VIEW).count() == 0  # without the extension: text
     notebook.run(2)
     notebook.run(3)
-    page.wait_for_selector(VIEW)
-    assert page.locator(f"{VIEW} .nbsight-lens-cell").count() == 12 * 5
+    expect(page.locator(f"{VIEW} .nbsight-lens-cell")).to_have_count(12 * 5)
 
 
 def test_a_click_asks_python_and_python_knows_the_selection(notebook: Notebook):
     page = notebook.page
     page.click(cell(7, 3))
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
-    shown = page.locator(f"{VIEW} .nbsight-lens-detail li > :first-child").all_inner_texts()
-    assert len(shown) == 10  # five came with the lens: these are from Python
+    likeliest = page.locator(f"{VIEW} .nbsight-lens-detail li > :first-child")
+    expect(likeliest).to_have_count(10)  # five came with the lens: these are from Python
+    shown = likeliest.all_inner_texts()
+    notebook.until(2, "print(w.selection)", "(7, 3)")
     asked = "import json\nprint(json.dumps([w.selection, list(CALLS), list(detail(7, 3, 10).tokens)]))"
     selection, calls, tokens = json.loads(notebook.python(2, asked))
     assert selection == [7, 3]
@@ -108,7 +109,7 @@ def test_python_opens_a_cell(notebook: Notebook):
     notebook.python(2, "w.selection = (-1, 1)")
     page.wait_for_selector(f"{cell(11, 1)}[aria-selected='true']")
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
-    assert page.locator(f"{VIEW} .nbsight-lens-detail h3").inner_text() == "Layer 11 · position 1"
+    expect(page.locator(f"{VIEW} .nbsight-lens-detail h3")).to_have_text("Layer 11 · position 1")
 
 
 def test_keys_move_open_and_close(notebook: Notebook):
@@ -117,21 +118,20 @@ def test_keys_move_open_and_close(notebook: Notebook):
     for key in ("PageDown", "Home", "ArrowUp", "ArrowUp", "ArrowRight", "Enter"):
         page.keyboard.press(key)
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
-    assert page.locator(f"{VIEW} .nbsight-lens-detail h3").inner_text() == "Layer 2 · position 1"
-    assert "Layer 2, position 1" in page.locator(f"{VIEW} [aria-live]").inner_text()
+    expect(page.locator(f"{VIEW} .nbsight-lens-detail h3")).to_have_text("Layer 2 · position 1")
+    expect(page.locator(f"{VIEW} [aria-live]").first).to_contain_text("Layer 2, position 1")
     assert page.locator(".jp-Notebook .jp-Cell").count() == 4
     page.keyboard.press("Escape")
     page.wait_for_function("() => !document.querySelector(\".nbsight-lens-cell[aria-selected='true']\")")
-    assert notebook.python(2, "print(w.selection)") == "None"
+    notebook.until(2, "print(w.selection)", "None")
 
 
 def test_an_error_in_python_is_shown_in_its_place(notebook: Notebook):
     page = notebook.page
     page.click(cell(0, 0))
     failure = page.locator(f"{VIEW} .nbsight-error")
-    failure.wait_for()
-    assert "ValueError" in failure.inner_text()
-    assert "this cell is broken on purpose" in failure.inner_text()
+    expect(failure).to_contain_text("ValueError")
+    expect(failure).to_contain_text("this cell is broken on purpose")
     page.click(cell(1, 0))  # and the next question is answered
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
 
@@ -142,7 +142,7 @@ def test_a_question_asked_while_a_cell_runs_is_answered(notebook: Notebook):
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
     notebook.type(2, "time.sleep(4); print(len(CALLS))")
     notebook.run(2, wait=False)
-    page.wait_for_timeout(500)
+    notebook.wait_busy()
     page.click(cell(4, 4))
     page.wait_for_function(
         "() => document.querySelector('.nbsight-lens-detail h3').textContent === 'Layer 4 · position 4'"
@@ -158,9 +158,9 @@ def test_the_code_of_the_view_goes_into_a_new_cell_and_is_not_run(own_notebook: 
     page.click(f"{VIEW} button[aria-label='Insert code']")
     page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-Cell').length === 5")
     inserted = page.locator(".jp-Notebook .jp-Cell").nth(2)
-    assert "logit_lens(model, 'The capital of France is', top_k=5)" in inserted.inner_text()
-    assert "lens.at(layer=5, position=2)" in inserted.inner_text()
-    assert inserted.locator(".jp-InputPrompt").inner_text().strip() == "[ ]:"
+    assert "logit_lens(model, 'The capital of France is', top_k=5)" in notebook.source(2)
+    assert "lens.at(layer=5, position=2)" in notebook.source(2)
+    expect(inserted.locator(".jp-InputPrompt")).to_have_text("[ ]:")
 
 
 def test_light_and_dark(own_notebook: Notebook, artifacts):
@@ -172,7 +172,7 @@ def test_light_and_dark(own_notebook: Notebook, artifacts):
         notebook.theme(theme)
         page.wait_for_selector(f"{VIEW}[data-theme='{said}']")
         page.hover(cell(6, 2))
-        page.wait_for_timeout(200)
+        settle(page)
         fills[said] = page.locator(cell(6, 2)).evaluate("cell => getComputedStyle(cell).backgroundColor")
         page.screenshot(path=artifacts / f"lens-{said}.png")
     notebook.theme("JupyterLab Light")
@@ -184,16 +184,13 @@ def test_a_view_on_a_kernel_that_is_gone_is_a_copy_that_still_reads(own_notebook
     top = page.locator(cell(11, 4)).inner_text()
     notebook.save()
     notebook.shut_kernel_down()
-    page.wait_for_timeout(500)
     notebook.open(kernel=False)
     page.wait_for_selector(".jp-nbsight-still", timeout=30_000)
-    assert "Saved copy" in page.locator(".jp-nbsight-still figcaption").inner_text()
-    assert page.locator(cell(11, 4)).inner_text() == top
+    expect(page.locator(".jp-nbsight-still figcaption")).to_contain_text("Saved copy")
+    expect(page.locator(cell(11, 4))).to_have_text(top)
     page.click(cell(11, 4))
-    note = page.locator(f"{VIEW} .nbsight-lens-note")
-    note.wait_for()
-    assert note.inner_text() == "The 5 kept with the result."
-    assert page.locator(f"{VIEW} .nbsight-lens-detail li").count() == 5
+    expect(page.locator(f"{VIEW} .nbsight-lens-note")).to_have_text("The 5 kept with the result.")
+    expect(page.locator(f"{VIEW} .nbsight-lens-detail li")).to_have_count(5)
     assert "Error displaying widget" not in page.locator(".jp-Notebook").inner_text()
     page.screenshot(path=artifacts / "lens-saved-copy.png")
 
@@ -219,7 +216,7 @@ def test_a_page_of_its_own_works_offline(browser, notebook: Notebook, tmp_path, 
     alone.on("request", lambda request: asked.append(request.url))
     alone.goto(page_file.as_uri())
     alone.click(cell(9, 1))
-    assert alone.locator(f"{VIEW} .nbsight-lens-detail li").count() == 5
+    expect(alone.locator(f"{VIEW} .nbsight-lens-detail li")).to_have_count(5)
     alone.screenshot(path=artifacts / "lens-page.png")
     context.close()
     assert all(url.startswith(("file:", "blob:", "data:")) for url in asked)
@@ -256,10 +253,10 @@ def test_the_shipped_model_is_looked_into(page, lab: LabServer, artifacts):
     notebook = Notebook(page, lab, "shipped.ipynb")
     notebook.run(0)
     notebook.run(1)
-    page.wait_for_selector(cell(11, 4))
-    assert page.locator(cell(11, 4)).inner_text() == "·Paris"
+    expect(page.locator(cell(11, 4))).to_have_text("·Paris")
     page.click(cell(8, 4))
     page.wait_for_selector(f"{VIEW} .nbsight-lens-detail[data-state='answered']")
+    expect(page.locator(f"{VIEW} .nbsight-lens-detail li")).to_have_count(10)
     shown = page.locator(f"{VIEW} .nbsight-lens-detail li > :first-child").all_inner_texts()
     # The same ranking by hooks of plain torch: block 8's output through the model's own norm and head.
     oracle = """

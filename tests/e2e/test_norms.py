@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.lab import CELL, LabServer, Notebook
+from tests.e2e.lab import CELL, LabServer, Notebook, expect
 
 MAKE = """
 %load_ext nbsight
@@ -38,7 +38,7 @@ def test_keys_choose_a_place_whose_code_gives_the_number(notebook: Notebook):
     page.keyboard.press("c")
     page.wait_for_function(f"n => document.querySelectorAll('{CELL}').length === n + 1", arg=cells)
     notebook.run(2)
-    assert shown in f"{float(notebook.output(2).first.inner_text().split('(')[-1].rstrip(')')):.2f}"
+    assert shown in f"{float(notebook.said(2).split('(')[-1].rstrip(')')):.2f}"
     notebook.command("notebook:undo-cell-action")
 
 
@@ -46,18 +46,11 @@ def test_pointing_at_a_token_marks_it_in_the_lens(notebook: Notebook):
     page = notebook.page
     page.focus(f"{VIEW} .nbsight-heat")
     page.keyboard.press("ArrowRight")
-    # textContent, and until it is so: what the notebook has just scrolled away has no inner text
-    page.wait_for_function(
-        f"""() => {{
-            const [lens, heat] = ['.nbsight-lens-token[data-on]', '{VIEW} .nbsight-heat-token[data-on]']
-                .map(one => document.querySelector(one)?.textContent.trim());
-            return heat && lens && lens.startsWith(heat.slice(0, 4));
-        }}"""
-    )
+    pointed = page.locator(f"{VIEW} .nbsight-heat-token[data-on]")
+    expect(pointed).to_contain_text("·Tower")
+    expect(page.locator(".nbsight-lens-token[data-on]")).to_contain_text("·Tower")
     page.locator(".nbsight-lens-cell").last.hover()
-    page.wait_for_function(
-        f"() => document.querySelector('{VIEW} .nbsight-heat-rows [data-on]')?.textContent === '0'"
-    )
+    expect(page.locator(f"{VIEW} .nbsight-heat-rows [data-on]").first).to_have_text("0")
 
 
 @pytest.mark.parametrize(("theme", "name"), [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")])
@@ -65,8 +58,7 @@ def test_pictures(notebook: Notebook, artifacts, theme, name):
     page = notebook.page
     notebook.theme(theme)
     page.mouse.move(5, 5)
-    page.wait_for_timeout(400)
     for view in ("norms", "lens"):
+        expect(page.locator(f".nbsight-{view}")).to_have_attribute("data-theme", name)
         page.locator(f".nbsight-{view}").screenshot(path=artifacts / f"{view}-{name}.png")
-        assert page.locator(f".nbsight-{view}").get_attribute("data-theme") == name
     notebook.theme("JupyterLab Light")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.lab import LabServer
+from tests.e2e.lab import LabServer, expect
 from tests.e2e.test_sidebar import LOAD, PANEL, TRACE, section
 
 pytest.importorskip("notebook", reason="Notebook 7 is not installed: pip install notebook")
@@ -29,8 +29,8 @@ def test_the_sidebar_works_in_notebook_7(page, lab: LabServer, artifacts):
     page.keyboard.press("End")
     page.locator("[data-path='lm_head'] > div > .jp-nbsight-name").click()
     page.wait_for_function("() => document.activeElement.closest('.jp-Notebook')")
-    typed = page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".cm-content").inner_text()
-    assert typed.strip() == "x = model.lm_head"
+    typed = page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".cm-content")
+    expect(typed).to_have_text("x = model.lm_head")
     page.screenshot(path=artifacts / "sidebar-notebook7.png")
     saved.hover()
     saved.locator("button[aria-label^='Free']").click()

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tests.e2e.lab import CELL, LabServer, Notebook
+from tests.e2e.lab import CELL, LabServer, Notebook, expect, settle
 
 MAKE = """
 import nbsight
@@ -81,7 +81,8 @@ def test_a_click_runs_that_patch_and_the_bars_move(notebook: Notebook, page, exp
     click_cell(page, 3, 1)
     assert expected(3, 1) in share(page)
     first = page.locator(f"{VIEW} .nbsight-bars li").first
-    assert first.locator("span").first.inner_text() == "·Paris"
+    expect(first.locator("span").first).to_have_text("·Paris")
+    notebook.until(2, "print(w.selection)", "(3, 1)")
     assert asked(notebook, "[w.selection, w.patched['patches']]") == [
         [3, 1],
         [{"layer": 3, "site": "resid_post", "source": 1, "target": 1}],
@@ -90,7 +91,7 @@ def test_a_click_runs_that_patch_and_the_bars_move(notebook: Notebook, page, exp
     page.wait_for_selector(f"{VIEW} .nbsight-patching-share:has-text(': 0 %')")
     click_cell(page, 11, 7, shift=True)  # one more
     page.wait_for_selector(f"{VIEW} .nbsight-patching-share:has-text('100 %')")
-    assert page.locator(f"{VIEW} .nbsight-patching-stack li").count() == 2
+    expect(page.locator(f"{VIEW} .nbsight-patching-stack li")).to_have_count(2)
     page.keyboard.press("Control+z")
     page.wait_for_selector(f"{VIEW} .nbsight-patching-share:has-text(': 0 %')")
     page.keyboard.press("Control+y")
@@ -102,11 +103,11 @@ def test_a_token_is_carried_to_another_prompt_with_the_mouse(notebook: Notebook,
     page.mouse.down()
     x, y = middle(page, chip("corrupted", 2))
     page.mouse.move(x, y - 60, steps=4)
-    assert page.locator(f"{VIEW} .nbsight-patching-over path").count() >= 2  # the arrow
+    expect(page.locator(f"{VIEW} .nbsight-patching-over path").nth(1)).to_be_attached()  # the arrow
     page.mouse.move(x, y, steps=4)
     page.mouse.up()
     share(page)
-    assert "Moved to another position" in page.locator(f"{VIEW} .nbsight-beside").inner_text()
+    expect(page.locator(f"{VIEW} .nbsight-beside")).to_contain_text("Moved to another position")
     patches = asked(notebook, "w.patched['patches']")
     assert [(patch["source"], patch["target"]) for patch in patches] == [(1, 2)]
 
@@ -118,18 +119,19 @@ def test_keys_alone_patch_carry_take_back_and_insert_the_code(notebook: Notebook
     assert expected(2, 1) in share(page)
     page.focus(chip("clean", 1))
     page.keyboard.press("Enter")  # picked up: the focus is on the other prompt
-    assert page.evaluate("document.activeElement.dataset.run") == "corrupted"
+    page.wait_for_function("() => document.activeElement.dataset.run === 'corrupted'")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.wait_for_selector(f"{VIEW} .nbsight-badge:has-text('another position')")
     cells = page.locator(CELL).count()
     page.keyboard.press("c")
     page.wait_for_function(f"n => document.querySelectorAll('{CELL}').length === n + 1", arg=cells)
-    text = page.locator(CELL).nth(2).locator(".cm-content").inner_text()
+    text = notebook.source(2)
     assert "value_0 = model.layers[2].resid_post[0, 1].clone()" in text
     assert "model.layers[2].resid_post[0, 2] = value_0" in text
     notebook.run(2)
-    printed = notebook.output(2).first.inner_text()
+    printed = notebook.said(2)
+    share(page)
     shown = page.locator(f"{VIEW} .nbsight-patching-share strong").inner_text().replace("−", "-")
     assert float(printed.split()[2]) == pytest.approx(float(shown), abs=0.05)
     notebook.command("notebook:undo-cell-action")
@@ -141,8 +143,8 @@ def test_a_sweep_fills_the_map_and_python_has_the_result(notebook: Notebook, pag
     page.wait_for_selector(f"{VIEW} button.nbsight-do", state="hidden")
     assert asked(notebook, "[w.result.is_complete, list(w.result.values.shape)]") == [True, [1, 1, 12, 8]]
     page.locator(f"{VIEW} button:has-text('Table')").click()
-    assert page.locator(f"{VIEW} tbody tr").count() == 96
-    assert "·Colos" in page.locator(f"{VIEW} tbody").inner_text()
+    expect(page.locator(f"{VIEW} tbody tr")).to_have_count(96)
+    expect(page.locator(f"{VIEW} tbody")).to_contain_text("·Colos")
 
 
 def test_what_python_raises_is_shown_in_its_place(notebook: Notebook, page, expected):
@@ -150,11 +152,10 @@ def test_what_python_raises_is_shown_in_its_place(notebook: Notebook, page, expe
         2, "w.state = {'patches': [{'layer': 99, 'site': 'resid_post', 'source': 0, 'target': 0}]}"
     )
     failure = page.locator(f"{VIEW} .nbsight-error")
-    failure.wait_for()
-    assert "there is no 99" in failure.inner_text()
+    expect(failure).to_contain_text("there is no 99")
     click_cell(page, 3, 1)
     assert expected(3, 1) in share(page)
-    assert failure.count() == 0
+    expect(failure).to_have_count(0)
 
 
 def test_other_prompts_are_run_and_a_hostile_one_stays_text(notebook: Notebook, page):
@@ -163,7 +164,7 @@ def test_other_prompts_are_run_and_a_hostile_one_stays_text(notebook: Notebook, 
     hostile = "<img src=x onerror='window.hacked=true'><script>window.hacked=true</script> is"
     page.fill(f"{VIEW} input[aria-label='clean prompt']", hostile)
     page.wait_for_selector(f"{VIEW} .nbsight-badge:has-text('so there is no sweep')")
-    assert page.locator(f"{VIEW} [data-run='clean']").count() > 10
+    expect(page.locator(f"{VIEW} [data-run='clean']").nth(10)).to_be_attached()
     assert page.evaluate("window.hacked") is False
     assert asked(notebook, "w.header['clean']['prompt']") == hostile
 
@@ -188,7 +189,7 @@ def test_the_view_lives_on_without_a_kernel(page, lab: LabServer, browser):
     own.page.wait_for_selector(f".jp-nbsight-still {chip('clean', 1)}", timeout=30_000)
     own.page.focus(f"{VIEW} .nbsight-heat")
     own.page.keyboard.press("ArrowUp")
-    assert "% recovered" in own.page.locator(f"{VIEW} .nbsight-readout").inner_text()
+    expect(own.page.locator(f"{VIEW} .nbsight-readout")).to_contain_text("% recovered")
     own.page.context.close()
 
 
@@ -200,7 +201,7 @@ def test_pictures(notebook: Notebook, page, artifacts, theme, name):
     click_cell(page, 4, 1)
     share(page)
     page.mouse.move(5, 5)
-    page.wait_for_timeout(400)
+    settle(page)
+    expect(page.locator(VIEW)).to_have_attribute("data-theme", name)
     page.locator(VIEW).screenshot(path=artifacts / f"patching-{name}.png")
-    assert page.locator(VIEW).get_attribute("data-theme") == name
     notebook.theme("JupyterLab Light")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.e2e.lab import CELL, LabServer, Notebook
+from tests.e2e.lab import CELL, LabServer, Notebook, expect
 from tests.e2e.test_patching import VIEW, asked, click_cell
 
 MAKE = """
@@ -45,17 +47,15 @@ def test_heads_are_swept_and_patched_and_their_sweep_is_listed(notebook: Noteboo
     page.focus(f"{VIEW} .nbsight-heat")
     for key in ("PageDown", "Home", *["ArrowUp"] * 10, *["ArrowRight"] * 3):
         page.keyboard.press(key)
-    said = page.locator(f"{VIEW} .nbsight-readout").inner_text()
-    assert said.startswith("Layer 10, head 3: ")
+    expect(page.locator(f"{VIEW} .nbsight-readout")).to_have_text(re.compile("^Layer 10, head 3: "))
     page.keyboard.press("Enter")
     done(page)
-    assert "L10 z head 3 at all positions" in page.locator(f"{VIEW} .nbsight-patching-stack").inner_text()
+    expect(page.locator(f"{VIEW} .nbsight-patching-stack")).to_contain_text("L10 z head 3 at all positions")
     single, swept = asked(notebook, "[w.patched['value'], float(w.result.head_values[0, 10, 0, 3])]")
     assert single == pytest.approx(swept, abs=1e-3)
     assert asked(notebook, "[job.title for job in jobs()]") == ["patching z by head"]
     for theme in ("Dark", "Light"):
         notebook.theme(f"JupyterLab {theme}")
-        page.wait_for_timeout(300)
         path = notebook.server.log.parent / f"patching-heads-{theme.lower()}.png"
         page.locator(VIEW).screenshot(path=path)
 
@@ -83,7 +83,6 @@ def test_a_frozen_run_stays_beside_the_next_one_and_the_code_compares_them(noteb
     assert shown == pytest.approx([before, now, now - before], abs=0.02)
     for theme in ("Dark", "Light"):
         notebook.theme(f"JupyterLab {theme}")
-        page.wait_for_timeout(300)
         path = notebook.server.log.parent / f"patching-compare-{theme.lower()}.png"
         page.locator(VIEW).screenshot(path=path)
     cells = page.locator(CELL).count()
@@ -91,7 +90,7 @@ def test_a_frozen_run_stays_beside_the_next_one_and_the_code_compares_them(noteb
     page.keyboard.press("c")
     page.wait_for_function(f"n => document.querySelectorAll('{CELL}').length === n + 1", arg=cells)
     notebook.run(2)
-    printed = "\n".join(notebook.output(2).all_inner_texts())
+    printed = notebook.said(2)
     assert f"difference {now - before:.3f}"[:-1] in printed
     notebook.command("notebook:delete-cell")
     page.locator(f"{VIEW} .nbsight-heat").focus()
@@ -105,7 +104,7 @@ def test_another_pair_is_chosen(notebook: Notebook):
     page.wait_for_selector(
         f"{VIEW} .nbsight-patching-chip[data-run='clean'][data-column='3']:has-text('France')"
     )
-    assert page.locator(f"{VIEW} .nbsight-patching-stack li").inner_text().startswith("None")
+    expect(page.locator(f"{VIEW} .nbsight-patching-stack li")).to_have_text(re.compile("^None"))
     page.wait_for_selector(f"{VIEW}[data-stage='done']")
     page.locator(VIEW).scroll_into_view_if_needed()
     click_cell(page, 3, 3)

@@ -33,18 +33,14 @@ def notebook(module_page, lab: LabServer) -> Notebook:
     return Notebook(module_page, lab, "paused.ipynb")
 
 
-def shown(notebook: Notebook, index: int) -> str:
-    return "\n".join(notebook.output(index).all_inner_texts())
-
-
 def test_a_run_waits_between_cells_and_gives_what_hooks_see(notebook: Notebook):
     for index in range(3):
         notebook.run(index)
-    assert "transformer.h.0.output: float32 (batch 1, position 5, d_model 64)" in shown(notebook, 1)
-    assert "block 1 of 12" in shown(notebook, 2)
+    assert "transformer.h.0.output: float32 (batch 1, position 5, d_model 64)" in notebook.said(1)
+    assert "block 1 of 12" in notebook.said(2)
     notebook.run(3)
     notebook.run(4)
-    assert shown(notebook, 4).strip() == "True True"
+    assert notebook.said(4) == "True True"
 
 
 def test_what_the_page_asks_while_one_types_does_not_move_a_run(notebook: Notebook):
@@ -73,7 +69,7 @@ def test_a_kernel_with_an_open_run_restarts_and_shuts_down(notebook: Notebook):
     assert notebook.python(5, "print('run' in globals())") == "False"
     notebook.run(0)
     notebook.run(1)
-    assert "transformer.h.0.output" in shown(notebook, 1)
+    assert "transformer.h.0.output" in notebook.said(1)
     notebook.shut_kernel_down()
     notebook.page.wait_for_function(
         "() => !window.jupyterapp.shell.currentWidget.sessionContext.session", timeout=30_000

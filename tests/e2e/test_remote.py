@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -57,15 +56,6 @@ def tutorial_cells(url: str, folder: Path) -> list[str]:
     return [where, *sent]
 
 
-def said(notebook: Notebook, index: int) -> str:
-    notebook.page.wait_for_selector(".jp-OutputArea-output")
-    outputs = notebook.page.evaluate(
-        "index => window.jupyterapp.shell.currentWidget.content.widgets[index].model.outputs.toJSON()", index
-    )
-    assert not [output for output in outputs if output["output_type"] == "error"], json.dumps(outputs)[:2000]
-    return "".join("".join(output.get("text", "")) for output in outputs if output["output_type"] == "stream")
-
-
 def test_the_tutorial_runs_against_a_server_and_a_job_outlives_the_kernel(
     module_page, lab: LabServer, running, tmp_path_factory
 ):
@@ -75,7 +65,7 @@ def test_the_tutorial_runs_against_a_server_and_a_job_outlives_the_kernel(
     page = notebook.page
     for index in range(len(cells)):
         notebook.run(index)
-    everything = "".join(said(notebook, index) for index in range(len(cells)))
+    everything = "".join(notebook.said(index) for index in range(len(cells)))
     assert "Hidden shape: torch.Size([1, 5, 32])" in everything
     assert "the same, bit for bit: " in everything
     assert "forgotten: `forgotten` is not here" in everything
@@ -93,15 +83,15 @@ def test_the_tutorial_runs_against_a_server_and_a_job_outlives_the_kernel(
     )
     page.screenshot(path=ROOT / "tests" / "artifacts" / "remote-running.png")
     notebook.wait_idle()
-    assert "second 39" in said(notebook, long)
+    assert "second 39" in notebook.said(long)
 
     notebook.run(sent)
-    job = said(notebook, sent).split()[-1]
+    job = notebook.said(sent).split()[-1]
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     notebook.wait_idle()
     notebook.run(0)
     notebook.run(again)
-    found = said(notebook, again)
+    found = notebook.said(again)
     assert found.startswith(f"{job} ")
     assert "(1, 5, 32)" in found
     page.screenshot(path=ROOT / "tests" / "artifacts" / "remote-attached.png")

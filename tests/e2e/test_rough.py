@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.e2e.lab import LabServer, Notebook
+from tests.e2e.lab import LabServer, Notebook, expect
 
 EVIL = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 MAKE = """
@@ -38,7 +38,6 @@ def test_every_view_is_a_copy_that_reads_when_its_kernel_is_gone(page, lab: LabS
         page.locator(f".nbsight-{name} [role=grid]").first.wait_for()
     notebook.save()
     notebook.shut_kernel_down()
-    page.wait_for_timeout(500)
     notebook.open(kernel=False)
     for index, name in enumerate(VIEWS):
         page.locator(".jp-Notebook .jp-Cell").nth(index + 1).scroll_into_view_if_needed()
@@ -48,7 +47,7 @@ def test_every_view_is_a_copy_that_reads_when_its_kernel_is_gone(page, lab: LabS
         grid.focus()
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("ArrowUp")
-        assert view.locator(".nbsight-readout").first.inner_text(), name
+        expect(view.locator(".nbsight-readout").first).not_to_be_empty()
         page.keyboard.press("t")
         view.locator(".nbsight-table").wait_for()
         page.keyboard.press("t")
@@ -71,7 +70,7 @@ def test_a_token_that_is_markup_is_text_in_every_view(page, lab: LabServer):
             view.locator("button:has-text('Save')").first.click()
             view.locator("button[role=menuitem]:has-text('SVG')").first.click()
         assert "<script" not in saved.value.path().read_text()
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(500)  # for what should not come
     assert page.locator(".nbsight img, .nbsight script").count() == 0
     assert page.evaluate("() => window.hacked === undefined")
 
@@ -120,13 +119,10 @@ def test_ninety_six_layers_of_ten_thousand_tokens_can_be_walked(page, large, tmp
     grid.wait_for(timeout=60_000)
     grid.focus()
     page.keyboard.press("End")
-    page.wait_for_timeout(300)
-    assert "9999" in page.locator(".nbsight-readout").first.inner_text()
+    expect(page.locator(".nbsight-readout").first).to_contain_text("9999")
     assert page.evaluate("() => document.querySelectorAll('.nbsight *').length") < 6000
     page.keyboard.press("t")
-    page.locator(".nbsight-table").wait_for(timeout=60_000)
-    said = page.locator(".nbsight-table caption").inner_text()
-    assert " of " in said  # what is left out is said
+    expect(page.locator(".nbsight-table caption")).to_contain_text(" of ", timeout=60_000)  # what is left out
 
 
 def test_a_model_that_was_deleted_still_answers_its_views(page, lab: LabServer):
@@ -134,17 +130,15 @@ def test_a_model_that_was_deleted_still_answers_its_views(page, lab: LabServer):
     page.click(".nbsight-lens-cell[data-layer='3'][data-position='2']")
     page.wait_for_selector(".nbsight-lens-detail[data-state='answered']")
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.shutdown()")
-    page.wait_for_timeout(500)
     page.click(".nbsight-lens-cell[data-layer='4'][data-position='2']")
     page.wait_for_selector(".nbsight-lens-note:has-text('busy or gone'), .nbsight-error", timeout=20_000)
-    assert page.locator(".nbsight-lens-detail li").count() == 5  # what was kept
+    expect(page.locator(".nbsight-lens-detail li")).to_have_count(5)  # what was kept
     assert notebook.page.locator(".nbsight-lens").count() == 1
 
 
 def test_a_second_page_and_a_reload_have_the_same_live_view(page, browser, lab: LabServer):
     notebook = opened(page, lab, "pages.ipynb", MAKE, VIEWS["lens"], "")
     notebook.save()
-    page.wait_for_timeout(500)
     context = browser.new_context(viewport={"width": 1320, "height": 900})
     other = context.new_page()
     other.goto(f"{lab.url}/lab/workspaces/second/tree/pages.ipynb?token={lab.token}")
@@ -159,7 +153,7 @@ def test_a_second_page_and_a_reload_have_the_same_live_view(page, browser, lab: 
     page.wait_for_selector(".jp-nbsight-still", state="detached", timeout=30_000)
     page.click(".nbsight-lens-cell[data-layer='5'][data-position='1']")
     page.wait_for_selector(".nbsight-lens-detail[data-state='answered']", timeout=20_000)
-    assert notebook.python(2, "print(w.selection)") == "(5, 1)"
+    notebook.until(2, "print(w.selection)", "(5, 1)")
 
 
 def test_a_part_that_cannot_be_read_is_said_in_its_place(page, lab: LabServer):
@@ -169,8 +163,7 @@ def test_a_part_that_cannot_be_read_is_said_in_its_place(page, lab: LabServer):
     field.fill("no such token at all")
     field.press("Enter")
     error = page.locator(".nbsight-lens .nbsight-error")
-    error.wait_for()
-    assert "no such token at all" in error.inner_text()
+    expect(error).to_contain_text("no such token at all")
     page.select_option("label:has-text('Read') select", "head_1")
     page.wait_for_selector(".nbsight-lens-check:has-text('Read alone')")
-    assert error.count() == 0
+    expect(error).to_have_count(0)

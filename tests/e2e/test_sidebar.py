@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.e2e.lab import LabServer, Notebook
+from tests.e2e.lab import LabServer, Notebook, expect
 
 PROMPT = "The capital of France is"
 LOAD = f"""%load_ext nbsight
@@ -43,9 +45,6 @@ class Sidebar:
     def wait(self, selector: str) -> None:
         self.page.wait_for_selector(f"{PANEL} {selector}", timeout=20_000)
 
-    def text(self, name: str) -> str:
-        return str(self.page.locator(section(name)).inner_text())
-
     def row(self, name: str, text: str):
         return self.page.locator(f"{section(name)} .jp-nbsight-row", has_text=text)
 
@@ -55,13 +54,18 @@ class Sidebar:
         return row.locator(f"button[aria-label^='{label}']")
 
 
-def source(notebook: Notebook, index: int) -> str:
-    return str(
-        notebook.page.evaluate(
-            "i => window.jupyterapp.shell.currentWidget.content.widgets[i].model.sharedModel.getSource()",
-            index,
-        )
+def typed(notebook: Notebook, index: int, text: str) -> None:
+    """Wait until this is written in a cell."""
+    notebook.page.wait_for_function(
+        "([i, text]) => text === "
+        "window.jupyterapp.shell.currentWidget.content.widgets[i].model.sharedModel.getSource()",
+        arg=[index, text],
     )
+
+
+def focused(page, test: str) -> None:
+    """Wait until a row of the tree with such a path has the focus."""
+    page.wait_for_function(f"() => (path => {test})(document.activeElement.dataset.path ?? '')")
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +81,15 @@ def shared(module_page, lab: LabServer) -> Sidebar:
 
 
 def test_the_sidebar_shows_the_model_and_what_was_saved(shared: Sidebar):
-    shared.row("saved", "hidden").wait_for()
-    card = shared.page.locator(f"{PANEL} .jp-nbsight-card").inner_text().replace("\xa0", " ")
-    assert "nbsight/demo" in card
-    assert "12 layers" in card
-    saved = shared.text("saved")
-    assert "(1, 5, 64) float32" in saved
-    assert "transformer.h.3.output · In [2], line 2" in saved
-    assert "states[4]" in saved
+    card, saved = shared.page.locator(f"{PANEL} .jp-nbsight-card"), shared.page.locator(section("saved"))
+    for where, text in (
+        (card, "nbsight/demo"),
+        (card, re.compile("12\\slayers")),
+        (saved, "(1, 5, 64) float32"),
+        (saved, "transformer.h.3.output · In [2], line 2"),
+        (saved, "states[4]"),
+    ):
+        expect(where).to_contain_text(text)
 
 
 def test_the_tree_opens_and_a_click_inserts_the_expression(shared: Sidebar):
@@ -98,9 +103,9 @@ def test_the_tree_opens_and_a_click_inserts_the_expression(shared: Sidebar):
     )
     page.locator("[data-path='transformer.h.3.attn'] > div > .jp-nbsight-name").click()
     page.wait_for_function("() => document.activeElement.closest('.jp-Notebook')")
-    assert source(notebook, 5) == "x = model.transformer.h[3].attn"
-    shape = page.locator("[data-path='transformer.h.3.attn'] .jp-nbsight-shape").text_content()
-    assert shape == "(batch, position, d_model 64)"
+    typed(notebook, 5, "x = model.transformer.h[3].attn")
+    shape = page.locator("[data-path='transformer.h.3.attn'] .jp-nbsight-shape")
+    expect(shape).to_have_text("(batch, position, d_model 64)")
 
 
 def test_the_tree_is_walked_with_keys(shared: Sidebar):
@@ -108,15 +113,15 @@ def test_the_tree_is_walked_with_keys(shared: Sidebar):
     notebook.type(5, "y = ")
     page.locator(f"{PANEL} input[type=search]").focus()
     page.keyboard.press("ArrowDown")
-    assert page.evaluate("document.activeElement.dataset.path") == "transformer"
+    focused(page, "path === 'transformer'")
     for key in ("ArrowDown", "ArrowDown"):
         page.keyboard.press(key)
-    assert page.evaluate("document.activeElement.dataset.path").startswith("transformer.")
+    focused(page, "path.startsWith('transformer.')")
     page.keyboard.press("End")
-    assert page.evaluate("document.activeElement.dataset.path") == "lm_head"
+    focused(page, "path === 'lm_head'")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.activeElement.closest('.jp-Notebook')")
-    assert source(notebook, 5) == "y = model.lm_head"
+    typed(notebook, 5, "y = model.lm_head")
 
 
 def test_the_filter_finds_modules(shared: Sidebar):
@@ -148,7 +153,7 @@ def test_a_double_click_opens_the_inspector_and_its_tab_closes_it(shared: Sideba
         act()
         opened.wait_for(timeout=20_000)
         opened.locator(".nbsight-heat-rows > div").first.wait_for()
-        assert "capital" in opened.locator(".nbsight-heat-rows").inner_text()
+        expect(opened.locator(".nbsight-heat-rows")).to_contain_text("capital")
         opened.locator("[role=grid]").focus()
         page.keyboard.press("ArrowRight")
         page.wait_for_function(
@@ -156,8 +161,7 @@ def test_a_double_click_opens_the_inspector_and_its_tab_closes_it(shared: Sideba
         )
         page.evaluate(CLOSE)
         opened.wait_for(state="detached")
-        page.wait_for_timeout(300)
-        assert notebook.python(6, OPEN) == before
+        notebook.until(6, OPEN, before)
 
 
 def test_freeing_a_value_closes_its_tab(shared: Sidebar):
@@ -169,14 +173,14 @@ def test_freeing_a_value_closes_its_tab(shared: Sidebar):
     shared.button("saved", "spare", "Free").click()
     opened.wait_for(state="detached")
     shared.row("saved", "spare").wait_for(state="detached")
-    assert "freed" in page.locator(f"{PANEL} [role=status]").inner_text()
+    expect(page.locator(f"{PANEL} [role=status]")).to_contain_text("freed")
 
 
 def test_a_value_is_freed(shared: Sidebar):
     notebook = shared.notebook
     shared.button("saved", "logits", "Free").click()
     shared.row("saved", "logits").wait_for(state="detached")
-    assert "Deleted `logits`" in shared.page.locator(f"{PANEL} [role=status]").inner_text()
+    expect(shared.page.locator(f"{PANEL} [role=status]")).to_contain_text("Deleted `logits`")
     assert notebook.python(5, "print('logits' in globals(), 'hidden' in globals())") == "False True"
 
 
@@ -189,8 +193,7 @@ def test_an_edit_is_switched_off_and_removed(shared: Sidebar):
     )
     notebook.run(2)
     switch = page.locator(f"{section('edits')} [role=switch]")
-    switch.wait_for()
-    assert switch.get_attribute("aria-checked") == "true"
+    expect(switch).to_have_attribute("aria-checked", "true")
     assert notebook.python(5, check) == "False"
     switch.click()
     page.wait_for_selector(f"{section('edits')} [data-off]")
@@ -205,8 +208,7 @@ def test_an_open_run_is_shown_and_given_up(shared: Sidebar):
     notebook = shared.notebook
     notebook.run(3)
     row = shared.row("runs", "transformer.h.2.output")
-    row.wait_for()
-    assert "block 3 of 12" in row.inner_text()
+    expect(row).to_contain_text("block 3 of 12")
     shared.button("runs", "transformer.h.2", "Give").click()
     row.wait_for(state="detached")
     assert notebook.python(6, "print(run.is_open)") == "False"
@@ -220,8 +222,8 @@ def test_a_sweep_shows_its_progress_and_is_stopped_while_its_cell_runs(shared: S
     page.wait_for_function(
         "() => document.querySelector('#nbsight-sidebar [data-state=running] progress').value > 0.03"
     )
-    assert "of 60" in row.inner_text()
-    assert "1 job" in page.locator(".jp-nbsight-status").inner_text()
+    expect(row).to_contain_text("of 60")
+    expect(page.locator(".jp-nbsight-status")).to_contain_text("1 job")
     row.locator("button[aria-label^='Stop']").click()
     page.wait_for_selector(f"{section('jobs')} [data-state='stopped']", timeout=20_000)
     notebook.wait_idle()
@@ -233,7 +235,7 @@ def test_a_click_while_a_cell_runs_is_said_to_wait(shared: Sidebar):
     notebook, page = shared.notebook, shared.page
     notebook.type(5, "extra = hidden * 1\nimport time; time.sleep(4)")
     notebook.run(5, wait=False)
-    page.wait_for_timeout(500)
+    notebook.wait_busy()
     shared.button("saved", "hidden", "Free").click()
     page.wait_for_selector(f"{PANEL} .jp-nbsight-note:has-text('Queued')", timeout=3500)
     shared.row("saved", "hidden").first.wait_for(state="detached", timeout=15_000)
@@ -253,12 +255,12 @@ def test_two_notebooks_have_their_own_state(page, lab: LabServer):
     page.wait_for_function("() => window.jupyterapp.shell.currentWidget.title.label === 'two.ipynb'")
     notebook.wait_idle()
     page.wait_for_selector(f"{PANEL}[data-status='unloaded']")
-    assert "two.ipynb" in page.locator(f"{PANEL} header").inner_text()
+    expect(page.locator(f"{PANEL} header")).to_contain_text("two.ipynb")
     page.click(f"{PANEL} .jp-nbsight-load")
     page.wait_for_selector(f"{PANEL}[data-status='connected']", timeout=30_000)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => null)")
     side.wait(".jp-nbsight-cardtitle:has-text('other')")
-    assert side.row("saved", "hidden").count() == 0
+    expect(side.row("saved", "hidden")).to_have_count(0)
     notebook.command("docmanager:open", path="one.ipynb")
     side.wait(".jp-nbsight-cardtitle:has-text('model')")
     side.row("saved", "hidden").wait_for()
@@ -280,11 +282,11 @@ def test_a_restart_clears_and_a_reload_finds_again(page, lab: LabServer):
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()",
     )
     page.wait_for_selector(f"{PANEL}[data-status='unloaded']", timeout=30_000)
-    assert side.row("saved", "hidden").count() == 0
+    expect(side.row("saved", "hidden")).to_have_count(0)
     notebook.wait_idle()
     notebook.run(0)
     side.wait(".jp-nbsight-card")
-    assert side.row("saved", "hidden").count() == 0
+    expect(side.row("saved", "hidden")).to_have_count(0)
     log = lab.log.read_text()
     assert "No such comm target registered: nbsight" not in log
 
@@ -293,11 +295,11 @@ def test_code_is_inserted_by_a_command_and_undone(page, lab: LabServer):
     lab.write("insert.ipynb", "1", "2")
     notebook = Notebook(page, lab, "insert.ipynb")
     notebook.command("nbsight:insert-code", code="print('from a view')")
-    assert source(notebook, 1) == "print('from a view')"
+    typed(notebook, 1, "print('from a view')")
     cell = page.locator(".jp-Notebook .jp-Cell").nth(1)
-    assert cell.locator(".jp-InputPrompt").inner_text().strip() == "[ ]:"
+    expect(cell.locator(".jp-InputPrompt")).to_have_text("[ ]:")
     notebook.command("notebook:undo-cell-action")
-    assert page.locator(".jp-Notebook .jp-Cell").count() == 2
+    expect(page.locator(".jp-Notebook .jp-Cell")).to_have_count(2)
 
 
 def test_unloading_leaves_the_button(page, lab: LabServer):
@@ -308,7 +310,7 @@ def test_unloading_leaves_the_button(page, lab: LabServer):
     page.wait_for_selector(f"{PANEL}[data-status='connected']")
     notebook.run(1)
     page.wait_for_selector(f"{PANEL}[data-status='unloaded']")
-    assert side.page.locator(f"{PANEL} .jp-nbsight-load").is_visible()
+    expect(side.page.locator(f"{PANEL} .jp-nbsight-load")).to_be_visible()
 
 
 def test_a_kernel_of_another_version_is_told_politely(page, lab: LabServer):
@@ -320,9 +322,9 @@ def test_a_kernel_of_another_version_is_told_politely(page, lab: LabServer):
     Sidebar(notebook)
     notebook.run(0)
     page.wait_for_selector(f"{PANEL}[data-status='other-version']")
-    said = page.locator(f"{PANEL} .jp-nbsight-note").first.inner_text()
-    assert "protocol 99" in said
-    assert "pip install -U nbsight" in said
+    said = page.locator(f"{PANEL} .jp-nbsight-note").first
+    expect(said).to_contain_text("protocol 99")
+    expect(said).to_contain_text("pip install -U nbsight")
 
 
 def test_a_hostile_name_is_text(page, lab: LabServer):
@@ -371,8 +373,6 @@ def test_light_and_dark(page, lab: LabServer, artifacts):
     page.mouse.up()
     for theme, said in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
         notebook.theme(theme)
-        page.wait_for_selector("#jupyterlab-splash", state="detached")
-        page.wait_for_timeout(500)
         page.locator("[data-path='transformer.h.0.attn'] > div").hover()
         page.screenshot(path=artifacts / f"sidebar-{said}.png")
         page.locator(section("memory")).scroll_into_view_if_needed()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.e2e.lab import CELL, LabServer, Notebook
+from tests.e2e.lab import CELL, LabServer, Notebook, expect
 
 MAKE = """
 import torch, nbsight
@@ -45,7 +47,8 @@ def test_a_run_is_stepped_changed_ended_and_written_as_code(notebook: Notebook):
     page.click(f"{VIEW} button:has-text('Finish')")
     stands_at(page, "The run has ended")
     shown = page.locator(f"{VIEW} .nbsight-bars li").first
-    assert "<0.001" not in shown.inner_text()
+    expect(shown).to_have_text(re.compile(r"0\.\d"))
+    expect(shown).not_to_contain_text("<0.001")
     cells = page.locator(CELL).count()
     page.focus(f"{VIEW} .nbsight-heat")
     page.keyboard.press("c")
@@ -58,9 +61,8 @@ def test_a_run_is_stepped_changed_ended_and_written_as_code(notebook: Notebook):
 def test_pictures(notebook: Notebook, artifacts):
     for theme, name in (("JupyterLab Dark", "dark"), ("JupyterLab Light", "light")):
         notebook.theme(theme)
-        notebook.page.wait_for_timeout(300)
+        expect(notebook.page.locator(VIEW)).to_have_attribute("data-theme", name)
         notebook.page.locator(VIEW).screenshot(path=artifacts / f"stepper-{name}.png")
-        assert notebook.page.locator(VIEW).get_attribute("data-theme") == name
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +94,12 @@ def test_the_page_of_a_view_lives_without_kernel_and_network(page, widgets, tmp_
     grid.focus()
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowLeft")
-    assert page.locator(".nbsight-readout").inner_text()
+    expect(page.locator(".nbsight-readout")).not_to_be_empty()
     page.keyboard.press("t")
-    page.wait_for_selector(".nbsight-table table, .nbsight-table")
+    expect(page.locator(".nbsight-table")).to_be_visible()
     page.keyboard.press("t")
     page.keyboard.press("c")
-    assert page.locator(".nbsight-code pre").inner_text().strip()
+    expect(page.locator(".nbsight-code pre")).not_to_be_empty()
     with page.expect_download() as saved:
         page.click("button:has-text('Save')")
         page.click("button[role=menuitem]:has-text('PNG')")

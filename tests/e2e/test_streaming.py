@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lab import LabServer, Notebook
+from tests.e2e.lab import LabServer, Notebook, expect
 
 # As slow as a large model, so that one can see it write.
 SLOW = """
@@ -43,9 +43,12 @@ def test_a_text_grows_in_its_cell_and_an_interrupt_keeps_it(notebook: Notebook, 
         "() => /[3-9] tokens so far/.test(document.querySelectorAll('.jp-Cell')[1].innerText)", timeout=30_000
     )
     first = count(notebook)
-    assert "Paris." in shown(notebook, 1)
-    page.wait_for_timeout(1500)
-    assert count(notebook) > first
+    expect(notebook.output(1).first).to_contain_text("Paris.")
+    page.wait_for_function(
+        "first => Number(/(\\d+) tokens so far/.exec("
+        "document.querySelectorAll('.jp-Cell')[1].innerText)?.[1]) > first",
+        arg=first,
+    )
     page.screenshot(path=artifacts / "streaming.png")
     notebook.command("notebook:interrupt-kernel")
     page.wait_for_function(
@@ -73,7 +76,6 @@ def test_the_model_is_free_after_an_interrupt(notebook: Notebook):
 
 def test_the_file_keeps_the_text_for_whoever_opens_it_without_a_kernel(notebook: Notebook, lab: LabServer):
     notebook.save()
-    notebook.page.wait_for_timeout(1000)
     (output,) = [o for o in lab.read("streaming.ipynb").cells[1].outputs if "data" in o]
     assert "(interrupted)" in output.data["text/plain"]
     assert "Paris" in output.data["text/html"]

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.e2e.lab import CELL, ROOT, LabServer, Notebook
+from tests.e2e.lab import CELL, ROOT, LabServer, Notebook, expect
 from tests.e2e.test_patching import VIEW, chip, middle
 
 NAME = "02_activation_patching.ipynb"
@@ -55,7 +55,8 @@ def test_the_walk(notebook: Notebook, expected: float):
         timeout=120_000,
     )
     notebook.wait_idle()
-    assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
+    for index in range(page.locator(CELL).count()):
+        notebook.said(index)  # which fails where a cell did
 
     # the sweep stands between the prompts; a token of the clean one is carried to the other prompt
     page.wait_for_selector(f"{VIEW} .nbsight-actions")
@@ -68,8 +69,8 @@ def test_the_walk(notebook: Notebook, expected: float):
     page.mouse.move(x, y, steps=4)
     page.mouse.up()
     page.wait_for_selector(f"{VIEW}[data-stage='done'] .nbsight-patching-share strong")
+    expect(page.locator(f"{VIEW} .nbsight-patching-share")).to_contain_text("of the way")
     shown = page.locator(f"{VIEW} .nbsight-patching-share").inner_text()
-    assert "of the way" in shown
 
     # the code of that run, in a cell below, gives the same number
     count = page.locator(CELL).count()
@@ -83,7 +84,7 @@ def test_the_walk(notebook: Notebook, expected: float):
     )
     assert "with model.trace(clean):" in source
     notebook.run(index)
-    printed = "\n".join(notebook.output(index).all_inner_texts())
+    printed = notebook.said(index)
     found = re.search(r"logit difference ([-+]?\d+\.\d+)", printed)
     assert found, printed
     assert float(found[1]) == pytest.approx(expected, abs=2e-3)

@@ -2,10 +2,8 @@ import { LastAsked } from '../../shared/ask';
 import { Link } from '../../shared/bus';
 import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
-import { heatmapSvg } from '../../shared/heatmapsvg';
 import { Legend } from '../../shared/legend';
 import type { Host, View } from '../../shared/mount';
-import { type Swatch, signed, swatch } from '../../shared/palette';
 import { floats } from '../../shared/payload';
 import { Prompts } from '../../shared/prompts';
 import { BESIDE } from '../../shared/style';
@@ -14,23 +12,15 @@ import { number, probability, visible } from '../../shared/tokens';
 import { Below } from '../inspector/below';
 import { ALONE, Choices } from './choices';
 import { Contrast } from './contrast';
+import { pictureOf, rowsOf } from './copies';
 import { Courses } from './courses';
 import { isDifference, LensData, pairOf, wanted } from './data';
 import { Detail } from './detail';
 import { Grid, same } from './grid';
+import { Shades } from './shades';
 import { STYLE } from './style';
 import { lensTable } from './table';
-import type { AskCell, LensHeader, Pin, Place, State, Statistic } from './types';
-
-const MEANING: Record<Statistic, string> = {
-  top: 'probability of the top token',
-  entropy: 'entropy in nats; deep: sure',
-  kl: 'KL from the last layer in nats; deep: already there',
-  probability: 'probability of',
-  rank: 'rank of, 0 is the top; deep: high up',
-  logit_difference: 'logit difference',
-  probability_difference: 'probability difference'
-};
+import type { AskCell, LensHeader, Pin, Place, State } from './types';
 
 /** The logit lens: a grid to read, a ranking to look closer, tokens to follow. Plain data, no kernel. */
 export class LensView implements View<LensHeader, State, Place>, Framed {
@@ -52,7 +42,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   private readonly plane: HTMLElement;
   private data: LensData;
   private selection: Place | null = null;
-  private most = 1;
+  private shades: Shades;
 
   constructor(
     parent: HTMLElement,
@@ -62,7 +52,8 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     private readonly host: Host<State, Place>
   ) {
     this.data = new LensData(header, buffer);
-    this.grid = new Grid(this.data, false, (place, dark) => this.swatch(place, dark), {
+    this.shades = new Shades(this.data, state);
+    this.grid = new Grid(this.data, false, (place, dark) => this.shades.swatch(place, dark), {
       point: (place, keyboard) => this.point(place, keyboard),
       choose: place => this.choose(place)
     });
@@ -139,6 +130,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     const isSame = isOfSame && header.component === before.component && header.lens === before.lens;
     const place = this.selection;
     this.data = new LensData(header, buffer);
+    this.shades = new Shades(this.data, this.state);
     this.link.replace({ model: header.model, tokens: header.tokens });
     if (isSame) {
       this.grid.keep(this.data);
@@ -258,7 +250,10 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
 
   private set(change: Partial<State>): void {
     this.state = { ...this.state, ...change };
-    if (!this.last() && (this.state.statistic === 'probability' || this.state.statistic === 'rank')) {
+    if (
+      !this.state.pins.length &&
+      (this.state.statistic === 'probability' || this.state.statistic === 'rank')
+    ) {
       this.state.statistic = 'top';
     }
     this.host.set(this.state);
@@ -273,38 +268,8 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
 
   // --- drawing ---------------------------------------------------------------------------------------
 
-  private last(): Pin | undefined {
-    return this.state.pins[this.state.pins.length - 1];
-  }
-
   private column(): number {
     return this.selection?.[1] ?? this.data.nPositions - 1;
-  }
-
-  private value(place: Place): number {
-    return this.data.statistic(this.state.statistic, place, this.state);
-  }
-
-  private depth(place: Place): number {
-    return this.data.depth(this.state.statistic, this.value(place), this.most);
-  }
-
-  private swatch(place: Place, dark: boolean): Swatch {
-    return isDifference(this.state.statistic)
-      ? signed(this.depth(place), dark)
-      : swatch(this.depth(place), dark);
-  }
-
-  private meaning(): string {
-    const { statistic } = this.state;
-    const last = this.last();
-    const pair = pairOf(this.state);
-    if (pair && isDifference(statistic)) {
-      const [first, second] = pair.map(pin => visible(pin.token));
-      return `${MEANING[statistic]}: ${first} − ${second}`;
-    }
-    const named = last && (statistic === 'probability' || statistic === 'rank');
-    return named ? MEANING[statistic].replace('of', `of ${visible(last.token)}`) : MEANING[statistic];
   }
 
   private describe(): void {
@@ -324,22 +289,11 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
         : header.check < 1e-3
           ? `✓ last row is the model’s output (to ${number(header.check, 2)})`
           : `✗ last row differs from the model’s output by ${number(header.check, 2)}`;
-    this.most = this.data.most(this.state);
+    this.shades = new Shades(this.data, this.state);
     this.grid.recolour(this.frame.dark);
     this.legend.sign(isDifference(this.state.statistic));
-    this.legend.show(this.ends(), this.meaning(), this.frame.dark);
+    this.legend.show(this.shades.ends(), this.shades.meaning(), this.frame.dark);
     this.drawCourses();
-  }
-
-  /** What the ends of the colours stand for. */
-  private ends(): [low: string, high: string] {
-    const { statistic } = this.state;
-    const isShare = statistic === 'top' || statistic === 'probability';
-    if (isDifference(statistic)) {
-      const end = number(this.most, 2);
-      return [`−${end}`, end];
-    }
-    return isShare ? ['0', '1'] : [number(this.most, 2), '0'];
   }
 
   private drawCourses(): void {
@@ -350,12 +304,12 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     this.grid.mark(place);
     this.link.say(place ? { layer: place[0], position: place[1] } : {});
     const shown = place ?? this.selection;
-    this.tick.hidden = !shown || !Number.isFinite(this.value(shown));
+    this.tick.hidden = !shown || !Number.isFinite(this.shades.value(shown));
     if (!shown) {
       this.frame.say();
       return;
     }
-    const depth = this.depth(shown);
+    const depth = this.shades.depth(shown);
     const along = isDifference(this.state.statistic) ? (depth + 1) / 2 : depth;
     this.tick.style.left = `calc(${(100 * along).toFixed(1)}% - 1px)`;
     const [layer, position] = shown;
@@ -363,7 +317,10 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
     const [read, next] = [visible(this.data.header.tokens[position]!), visible(this.data.token(shown))];
     const value = probability(this.data.prob(shown));
     const { statistic } = this.state;
-    const more = statistic === 'top' ? '' : `; ${this.meaning().split(';')[0]} ${number(this.value(shown))}`;
+    const more =
+      statistic === 'top'
+        ? ''
+        : `; ${this.shades.meaning().split(';')[0]} ${number(this.shades.value(shown))}`;
     this.frame.say(where, h('code', {}, read), ' comes ', h('code', {}, next), ` ${value}${more}`);
     if (keyboard) {
       this.frame.announce(`${where}${read} comes ${next}, ${value}${more}`);
@@ -377,25 +334,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   }
 
   rows(): Value[][] {
-    const rows: Value[][] = [['layer', 'position', 'token', 'rank', 'id', 'prediction', 'probability']];
-    for (let layer = this.data.nLayers - 1; layer >= 0; layer--) {
-      for (let position = 0; position < this.data.nPositions; position++) {
-        const kept = this.data.kept([layer, position]);
-        kept.tokens.forEach((token, rank) => {
-          const label = this.data.header.layers[layer]!;
-          rows.push([
-            label,
-            position,
-            this.data.header.tokens[position]!,
-            rank,
-            kept.ids[rank]!,
-            token,
-            kept.probs[rank]!
-          ]);
-        });
-      }
-    }
-    return rows;
+    return rowsOf(this.data);
   }
 
   private layers(): number[] {
@@ -407,30 +346,7 @@ export class LensView implements View<LensHeader, State, Place>, Framed {
   }
 
   picture(): string {
-    const [low, high] = this.ends();
-    const tokens = this.data.header.tokens.map(visible);
-    const layers = this.layers();
-    return heatmapSvg(
-      {
-        name: '',
-        rows: layers.map(layer => String(this.data.header.layers[layer])),
-        columns: this.data.nPositions,
-        swatch: (row, position, dark) => this.swatch([layers[row]!, position], dark),
-        text: (row, position) => visible(this.data.token([layers[row]!, position])),
-        describe: () => '',
-        column: [70, 104]
-      },
-      tokens,
-      {
-        title: `Logit lens${this.data.header.model ? ` · ${this.data.header.model}` : ''}`,
-        scale: {
-          low,
-          high,
-          meaning: this.meaning(),
-          signed: isDifference(this.state.statistic)
-        }
-      }
-    );
+    return pictureOf(this.data, this.shades, this.layers());
   }
 
   recolour(dark: boolean): void {

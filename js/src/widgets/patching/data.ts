@@ -44,6 +44,8 @@ export class PatchingData {
   readonly nLayers: number;
   readonly nColumns: number;
   readonly aligned: boolean;
+  /** tells one pair of prompts from another */
+  readonly prompts: string;
   private readonly tables = new Map<string, Known>();
 
   constructor(
@@ -51,6 +53,7 @@ export class PatchingData {
     buffer: DataView
   ) {
     const arrays = decode(header, buffer);
+    this.prompts = JSON.stringify([header.clean, header.corrupted]);
     this.nLayers = header.layers.length;
     const lengths = [header.clean.tokens.length, header.corrupted.tokens.length] as const;
     this.nColumns = Math.max(...lengths);

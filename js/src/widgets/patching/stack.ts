@@ -5,18 +5,24 @@ import type { PatchingData } from './data';
 import { ends } from './data';
 import type { Direction, Patch } from './types';
 
-/** The patches of the run on show, with undo and redo; a patch can be taken out of the middle. */
+/**
+ * The patches of the run on show, with undo and redo; a patch can be taken out of the middle. Each pair of prompts has a
+ * history of its own: a patch of other prompts would put another token somewhere, or one that is not there.
+ */
 export class Stack {
   readonly node = h('section', { class: 'nbsight-patching-stack', 'aria-label': 'Patches of this run' });
-  private readonly history: History<readonly Patch[]>;
+  private history: History<readonly Patch[]>;
+  private readonly histories = new Map<string, History<readonly Patch[]>>();
   private readonly list = h('ul', {});
   private readonly buttons: Record<'undo' | 'redo' | 'clear', HTMLButtonElement>;
 
   constructor(
+    prompts: string,
     first: readonly Patch[],
     private readonly onChange: (patches: readonly Patch[]) => void
   ) {
     this.history = new History(first);
+    this.histories.set(prompts, this.history);
     this.buttons = {
       undo: button('Undo', 'Ctrl+Z', () => this.undo()),
       redo: button('Redo', 'Ctrl+Y', () => this.redo()),
@@ -34,6 +40,15 @@ export class Stack {
       this.history.put(patches);
     }
     this.onChange(this.patches);
+  }
+
+  /** Other prompts are on show, with no patch: undo brings back what was patched in them before. */
+  of(prompts: string): void {
+    this.history = this.histories.get(prompts) ?? new History<readonly Patch[]>([]);
+    this.histories.set(prompts, this.history);
+    if (this.patches.length) {
+      this.history.put([]);
+    }
   }
 
   undo(): void {

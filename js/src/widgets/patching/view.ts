@@ -1,18 +1,16 @@
 import { LastAsked } from '../../shared/ask';
 import { Link } from '../../shared/bus';
-import { Choice, Switch, Toggle } from '../../shared/controls';
 import { h } from '../../shared/dom';
 import { Frame, type Framed } from '../../shared/frame';
 import type { Cell } from '../../shared/heatmap';
 import { Legend } from '../../shared/legend';
 import type { Host, View } from '../../shared/mount';
 import { Prompts } from '../../shared/prompts';
-import { SITES } from '../../shared/sites';
 import { BESIDE } from '../../shared/style';
-import { shorten } from '../../shared/svg';
 import { dataTable, type Value } from '../../shared/table';
 import { number, visible } from '../../shared/tokens';
 import { Answer } from './answer';
+import { Choices } from './choices';
 import { Compare } from './compare';
 import { pictureOf, rowsOf } from './copies';
 import { ends, isByHead, METRICS, PatchingData } from './data';
@@ -20,7 +18,7 @@ import { Plane } from './plane';
 import { Stack } from './stack';
 import { STYLE } from './style';
 import { Sweep } from './sweep';
-import type { Direction, Patch, Patched, PatchingHeader, Place, State } from './types';
+import type { Patch, Patched, PatchingHeader, Place, State } from './types';
 
 /** Two prompts, what each place carries, and single patches; plain data, no kernel. */
 export class PatchingView implements View<PatchingHeader, State, Place>, Framed {
@@ -36,12 +34,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   private readonly link: Link;
   private readonly patching: LastAsked | null;
   private readonly choosing: LastAsked | null;
-  private readonly site: Choice<string>;
-  private readonly position: Choice<string>;
-  private readonly pair: Choice<string>;
-  private readonly metric: Choice<string>;
-  private readonly direction: Switch<Direction>;
-  private readonly cone: Toggle;
+  private readonly choices: Choices;
   private readonly legend = new Legend(true);
   private readonly notes = h('div', {});
   private data: PatchingData;
@@ -63,29 +56,17 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
       carry: (source, layer, target, add) =>
         this.put({ layer: layer ?? this.plane.map.active[0], site: this.state.site, source, target }, add)
     });
-    this.stack = new Stack(state.patches, patches => this.run(patches));
+    this.stack = new Stack(this.data.prompts, state.patches, patches => this.run(patches));
     this.compare = new Compare({
       freeze: () => this.freeze(),
       swap: () => this.swap(),
       release: () => this.release()
     });
-    this.site = new Choice('Site', [], site => this.set({ site }));
-    this.position = new Choice('At', [], at => this.set({ position: at === '' ? null : Number(at) }));
-    this.pair = new Choice('Pair', [], pair => void this.choosing?.put('pair', { pair: Number(pair) }));
-    this.metric = new Choice('Metric', [], metric => this.set({ metric }));
-    this.direction = new Switch<Direction>(
-      'Direction',
-      [
-        [
-          'denoise',
-          'denoise',
-          'Run the corrupted prompt, patch from the clean one: what is enough to bring the answer back'
-        ],
-        ['noise', 'noise', 'Run the clean prompt, patch from the corrupted one: what the answer needs']
-      ],
-      direction => this.set({ direction, patches: [] })
+    this.choices = new Choices(
+      host.ask !== undefined,
+      change => this.set(change),
+      pair => void this.choosing?.put('pair', { pair })
     );
-    this.cone = new Toggle('Cone', 'Outline what a patch can reach', cone => this.set({ cone }));
     this.frame = new Frame(parent, this, host.ask);
     this.patching = host.ask
       ? new LastAsked(host.ask, (stage, error) =>
@@ -117,9 +98,11 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   // --- the world -------------------------------------------------------------------------------
 
   update(header: PatchingHeader, buffer: DataView): void {
-    const before = JSON.stringify([this.data.header.clean, this.data.header.corrupted]);
+    const before = this.data.prompts;
     this.data = new PatchingData(header, buffer);
-    if (JSON.stringify([header.clean, header.corrupted]) !== before) {
+    if (this.data.prompts !== before) {
+      this.stack.of(this.data.prompts);
+      this.patching?.stop();
       this.patched = null;
       this.frame.node.toggleAttribute('data-ghost', false);
     }
@@ -251,19 +234,11 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
   // --- drawing -------------------------------------------------------------------------------------
 
   private lay(): void {
-    const controls = [
-      this.pair.node,
-      this.site.node,
-      this.position.node,
-      this.direction.node,
-      this.metric.node,
-      this.cone.node
-    ];
     const asking = this.host.ask ? [this.prompts.button, this.sweep.node] : [];
     const plane = [this.notes, this.plane.map.node, this.legend.node, this.frame.readout];
     this.frame.lay(
       STYLE,
-      [...controls, ...asking],
+      [...this.choices.nodes, ...asking],
       [
         h('div', { class: 'nbsight-plane' }, ...plane),
         h('aside', { class: 'nbsight-beside' }, this.answer.node, this.stack.node, this.compare.node)
@@ -277,13 +252,7 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     const { base, donor } = ends(this.state.direction);
     this.link.replace(this.about()); // the direction says whose tokens the columns are
     this.frame.describe(`${header.model} · run ${base}, copy from ${donor}`, header.provenance);
-    this.site.offer(header.sites.map(site => [site, `${site} · ${SITES[site] ?? ''}`]));
-    this.metric.offer(header.metrics.map(metric => [metric, METRICS[metric] ?? metric]));
-    this.site.show(this.state.site);
-    this.showPlaces();
-    this.metric.show(this.state.metric);
-    this.direction.show(this.state.direction);
-    this.cone.show(this.state.cone);
+    this.choices.show(header, this.state);
     this.sweep.show(this.data, this.state);
     this.prompts.show({ clean: header.clean.prompt, corrupted: header.corrupted.prompt });
     this.plane.show(this.data, this.state);
@@ -293,24 +262,6 @@ export class PatchingView implements View<PatchingHeader, State, Place>, Framed 
     this.drawLegend();
     this.drawAnswer();
     this.frame.refresh();
-  }
-
-  /** Which position heads are patched at, and which pair of prompts is on show. */
-  private showPlaces(): void {
-    const { header } = this.data;
-    const { tokens } = header[ends(this.state.direction).base];
-    this.position.node.hidden = !isByHead(this.state);
-    this.position.offer([
-      ['', 'all positions'],
-      ...tokens.map((token, i) => [String(i), `${i} ${visible(token)}`] as const)
-    ]);
-    this.position.show(this.state.position == null ? '' : String(this.state.position));
-    const pairs = header.pairs ?? [];
-    this.pair.node.hidden = pairs.length < 2 || !this.host.ask;
-    this.pair.offer(
-      pairs.map((text, i) => [String(i), `${i + 1} of ${pairs.length} · ${shorten(text, 34)}`])
-    );
-    this.pair.show(String(header.pair ?? 0));
   }
 
   private drawNotes(): void {
