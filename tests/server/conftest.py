@@ -58,3 +58,10 @@ def program_server(tmp_path_factory: pytest.TempPathFactory):
     options = ("--tier", "program", "--timeout", "5", "--memory", "2")
     with server(tmp_path_factory.mktemp("program"), *options) as it:
         yield it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Try a test of a real Ray again before it counts: its own processes may start late on a busy machine."""
+    for item in items:
+        if item.path.name == "test_engines.py" and "[ray" in item.name:
+            item.add_marker(pytest.mark.flaky(reruns=2))
